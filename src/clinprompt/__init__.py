@@ -1,0 +1,1 @@
+"""clinprompt: one frozen language model for every clinical NLP task, at kilobytes per task."""

@@ -1,0 +1,1 @@
+"""Files to records: readers, the catalog of public corpora, suites, and the synthetic sample."""

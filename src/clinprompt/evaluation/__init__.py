@@ -1,0 +1,1 @@
+"""Decoding, prediction and scoring of records."""

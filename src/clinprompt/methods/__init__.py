@@ -1,0 +1,1 @@
+"""What is trained and how it is applied: prompt tuning and multitask prompt tuning."""

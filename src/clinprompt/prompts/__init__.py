@@ -1,0 +1,1 @@
+"""Soft prompts: the bank, initialisation, artifacts, inspection."""

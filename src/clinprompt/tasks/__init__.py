@@ -1,0 +1,1 @@
+"""Tasks as text: definitions, codecs (record to text and back) and metrics."""

@@ -1,0 +1,1 @@
+"""Batching, task sampling, the training loop, distillation, checkpoints."""

@@ -1,0 +1,24 @@
+"""Shared fixtures. Real corpora are used where they are, and their absence is said aloud."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def corpora_folder() -> Path | None:
+    """`CLINPROMPT_DATA`, else `shared/data` beside the checkout, else None."""
+    if named := os.environ.get("CLINPROMPT_DATA"):
+        return Path(named)
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    return beside if beside.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    folder = corpora_folder()
+    if folder is None or not folder.is_dir():
+        pytest.skip("needs the public corpora: set CLINPROMPT_DATA to a folder laid out as <root>/<task id>/<path>")
+    return folder
