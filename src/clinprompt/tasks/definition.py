@@ -52,6 +52,10 @@ class TaskDefinition(BaseModel):
         default=(), description="allowed (head type, tail type) pairs; empty: any two types"
     )
 
+    directed: bool = Field(
+        default=True, description="false: head and tail may change places; each pair is asked once, in text order"
+    )
+
     # Question answering.
     answers: Literal["options", "labels", "free"] | None = Field(
         default=None,
