@@ -1,0 +1,259 @@
+"""A frozen base model: loading it by name or folder, and the few of its parts the rest of the house may touch.
+
+Weights are read from safetensors only and remote code is never run. After loading, no parameter requires a gradient.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from clinprompt.backbone.fingerprint import folder_fingerprint, model_fingerprint
+from clinprompt.backbone.presets import BackbonePreset, find_preset, known_presets
+from clinprompt.errors import BackboneError
+
+Kind = Literal["causal", "seq2seq"]
+Head = Callable[[Tensor], Tensor]
+PACKAGED = ("embedded", "tiny")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class Backbone:
+    """A frozen language model with its tokenizer.
+
+    `head` maps final hidden states (n, d) to logits (n, V) exactly as the model does (softcaps and scales included),
+    so that logits are computed at the positions somebody reads and nowhere else.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    preset: BackbonePreset
+    fingerprint: str
+    kind: Kind
+    head: Head
+    autocast: bool = False
+    prefetches: dict[str, int] = field(default_factory=dict)  # prompt digest → times its keys/values were computed
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = next(iter(self.model.parameters())).device
+        return device
+
+    @property
+    def width(self) -> int:
+        """Embedding width d."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights; 4-bit weights are counted unpacked."""
+        return int(self.model.num_parameters())
+
+    @property
+    def context(self) -> int:
+        """Longest sequence the positions allow; T5-type models have relative positions and get 1,024 (our choice)."""
+        return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 1024) or 1024)
+
+    @property
+    def sliding_window(self) -> int | None:
+        """Window of the local-attention layers, None when every layer sees everything."""
+        config = self.model.config.get_text_config()
+        window = getattr(config, "sliding_window", None)
+        types = getattr(config, "layer_types", None)
+        uses = any(t != "full_attention" for t in types) if types else bool(window)
+        return int(window) if window and uses else None
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer; the first one is trained."""
+        ends: list[int] = [self.tokenizer.eos_token_id]
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        for token in configured if isinstance(configured, list) else [configured]:
+            if token is not None and token not in ends:
+                ends.append(token)
+        return tuple(ends)
+
+    def length(self, text: str) -> int:
+        """Number of tokens of a text, special tokens not counted."""
+        return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(…) token ids → (…, d) input embeddings in the model's precision."""
+        embedded: Tensor = self.model.get_input_embeddings()(ids)
+        return embedded
+
+    def precision(self) -> torch.autocast:
+        """The context forward passes run in: bf16 autocast when `autocast` is set, else nothing."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast)
+
+
+def load_backbone(
+    name: str | Path = "embedded",
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    quantise: Literal["4bit"] | None = None,
+    autocast: bool = False,
+    offline: bool = False,
+) -> Backbone:
+    """Load and freeze a base model.
+
+    `name`: "embedded", a preset, a Hugging Face name, or a folder. `dtype`: float32 or bfloat16 (default: the
+    preset's). `device`: cpu, cuda, cuda:1, or "auto" to spread over what there is. Raises BackboneError with the cure.
+    """
+    preset = find_preset(str(name))
+    folder = _resolve(str(name), preset, offline)
+    if not any(folder.glob("*.safetensors")):
+        raise BackboneError(
+            f"{folder}: no *.safetensors weights. Pickled weights (.bin, .pt) are never loaded; convert the model "
+            "with `model.save_pretrained(folder, safe_serialization=True)` first."
+        )
+    precision = dtype or preset.dtype
+    if precision not in DTYPES:
+        raise BackboneError(f"unknown dtype {precision!r}; known: {', '.join(DTYPES)}")
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model = loader.from_pretrained(
+            folder,
+            dtype=DTYPES[precision],
+            use_safetensors=True,
+            trust_remote_code=False,
+            device_map=_placement(device, quantise),
+            quantization_config=_quantisation(quantise),
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise BackboneError(f"{folder}: cannot load this base model: {error}") from error
+    return wrap(model, tokenizer, name=str(name), preset=preset, folder=folder, autocast=autocast)
+
+
+def wrap(
+    model: Any,
+    tokenizer: Any,
+    *,
+    name: str = "custom",
+    preset: BackbonePreset | None = None,
+    folder: Path | None = None,
+    autocast: bool = False,
+) -> Backbone:
+    """Freeze a Transformers model that is already in memory and make it a backbone."""
+    model.eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    if tokenizer.eos_token_id is None:
+        raise BackboneError(f"{name}: the tokenizer has no end-of-sequence token, so no answer could ever end.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    print_ = folder_fingerprint(folder, tokenizer) if folder else model_fingerprint(model, tokenizer)
+    kind: Kind = "seq2seq" if model.config.is_encoder_decoder else "causal"
+    return Backbone(
+        name=name,
+        model=model,
+        tokenizer=tokenizer,
+        preset=preset or BackbonePreset(name=name),
+        fingerprint=print_,
+        kind=kind,
+        head=_exact_head(model, kind),
+        autocast=autocast,
+    )
+
+
+def _resolve(name: str, preset: BackbonePreset, offline: bool) -> Path:
+    if name in PACKAGED:
+        return Path(__file__).parent / name
+    if Path(name).is_dir():
+        return Path(name)
+    repository = preset.repository or name
+    if repository.count("/") != 1 or Path(repository).is_absolute():
+        raise BackboneError(
+            f"{name!r} is neither a folder nor a Hugging Face name (owner/model). "
+            f"Presets: {', '.join(known_presets())}."
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(
+                repository,
+                revision=preset.revision,
+                local_files_only=offline,
+                allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"],
+            )
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise BackboneError(
+            f"{repository}: not on this disk and not reachable ({type(error).__name__}). Download it on a machine with "
+            "internet, copy the folder here and give its path; gated models need `huggingface-cli login` first."
+        ) from error
+
+
+def _placement(device: str | None, quantise: str | None) -> str | dict[str, str]:
+    if device == "auto" or (quantise and device is None):
+        return "auto"
+    return {"": device or ("cuda" if torch.cuda.is_available() else "cpu")}
+
+
+def _quantisation(quantise: str | None) -> Any:
+    if quantise is None:
+        return None
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise BackboneError("4-bit loading needs an extra: pip install 'clinprompt[quantise]'")
+    from transformers import BitsAndBytesConfig
+
+    config: Any = BitsAndBytesConfig
+    return config(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+
+
+def _exact_head(model: Any, kind: Kind) -> Head:
+    """Hidden state → logits as this model computes them, proven on a probe; BackboneError when no known form fits."""
+    output: nn.Module = model.get_output_embeddings()
+    config = model.config.get_text_config()
+    cap = getattr(config, "final_logit_softcapping", None)
+    divisor = getattr(config, "logits_scaling", None)
+    factor = getattr(config, "logit_scale", None)
+    if kind == "seq2seq":
+        return _probed(model, kind, [lambda h: output(h), lambda h: output(h * config.d_model**-0.5)])
+
+    def head(hidden: Tensor) -> Tensor:
+        logits: Tensor = output(hidden)
+        if divisor:
+            logits = logits / divisor
+        if factor:
+            logits = logits * factor
+        return torch.tanh(logits / cap) * cap if cap else logits
+
+    return _probed(model, kind, [head, lambda h: output(h)])
+
+
+def _probed(model: Any, kind: Kind, candidates: list[Head]) -> Head:
+    ids = torch.arange(2, 7, device=next(iter(model.parameters())).device)[None]
+    with torch.no_grad():
+        if kind == "seq2seq":
+            run = model(input_ids=ids, decoder_input_ids=ids, output_hidden_states=True, use_cache=False)
+            hidden = run.decoder_hidden_states[-1]
+        else:
+            run = model(input_ids=ids, output_hidden_states=True, use_cache=False)
+            hidden = run.hidden_states[-1]
+        scale = float(run.logits.float().abs().max()) + 1e-6
+        for head in candidates:
+            if float((head(hidden).float() - run.logits.float()).abs().max()) < 2e-2 * scale:
+                return head
+    raise BackboneError(
+        f"{type(model).__name__}: its logits are not a known function of its last hidden state, so logits at label "
+        "positions cannot be computed alone. Please report this architecture."
+    )

@@ -1,0 +1,255 @@
+"""Answers from a frozen backbone under soft prompts: greedy generation and likelihood of closed choices.
+
+Mixed-task batches are the normal case: every example names the prompt it is read under. Examples are sorted by length,
+cut into chunks of at most `token_budget` tokens, and answered in any order; results come back in the caller's order.
+Padding stands behind the text and is masked, and positions count real tokens only, so an answer does not depend on
+which other examples share its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from clinprompt.backbone.encoding import Encoded, target_tokens
+from clinprompt.backbone.injection import collate, inject, seq2seq_inputs
+from clinprompt.backbone.model import Backbone
+from clinprompt.backbone.prefix_cache import PrefixCache
+from clinprompt.backbone.presets import PromptPosition
+
+Progress = Callable[[int], None]
+TOKEN_BUDGET = 8192
+
+
+@dataclass
+class Decoder:
+    """A backbone with named prompts, ready to answer. `prompts` is (R, l, d); examples refer to its rows."""
+
+    backbone: Backbone
+    prompts: Tensor
+    position: PromptPosition = "start"
+    token_budget: int = TOKEN_BUDGET
+    cached: bool = True  # prompt keys/values from the prefix cache; False recomputes them with every batch
+
+    def __post_init__(self) -> None:
+        self._cache = PrefixCache(self.backbone)
+
+    @torch.inference_mode()
+    def generate(
+        self, examples: Sequence[Encoded], rows: Sequence[int], limit: int, progress: Progress | None = None
+    ) -> list[str]:
+        """Greedy answers of at most `limit` tokens."""
+        answers: list[str] = [""] * len(examples)
+        for chunk in self._chunks(examples, extra=limit):
+            ids = self._generate_chunk([examples[i] for i in chunk], [rows[i] for i in chunk], limit)
+            texts = self.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)
+            for index, text in zip(chunk, texts, strict=True):
+                answers[index] = text.strip()
+            if progress:
+                progress(len(chunk))
+        return answers
+
+    @torch.inference_mode()
+    def score(
+        self,
+        examples: Sequence[Encoded],
+        rows: Sequence[int],
+        choices: Sequence[Sequence[str]],
+        progress: Progress | None = None,
+    ) -> list[tuple[float, ...]]:
+        """Mean log-likelihood per token (EOS included) of every choice of every example."""
+        scores: list[tuple[float, ...]] = [()] * len(examples)
+        ids = [target_tokens(self.backbone, list(options)) for options in choices]
+        for chunk in self._chunks(examples, extra=8):
+            part = [examples[i] for i in chunk]
+            found = self._score_chunk(part, [rows[i] for i in chunk], [ids[i] for i in chunk])
+            for index, values in zip(chunk, found, strict=True):
+                scores[index] = values
+            if progress:
+                progress(len(chunk))
+        return scores
+
+    # -- batching ---------------------------------------------------------------------------------------------------
+
+    def _chunks(self, examples: Sequence[Encoded], extra: int) -> Iterator[list[int]]:
+        """Indices of similar length, at most `token_budget` padded tokens together.
+
+        With sliding-window layers only equal lengths share a batch: padding between text and answer would push text
+        out of a window that is counted in cache slots.
+        """
+        order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
+        equal = self.backbone.sliding_window is not None
+        chunk: list[int] = []
+        for index in order:
+            size = len(examples[index].ids) + self.prompts.shape[1] + extra
+            full = (len(chunk) + 1) * size > self.token_budget
+            differs = equal and chunk and len(examples[chunk[0]].ids) != len(examples[index].ids)
+            if chunk and (full or differs):
+                yield chunk
+                chunk = []
+            chunk.append(index)
+        if chunk:
+            yield chunk
+
+    def _prefill(self, examples: Sequence[Encoded], rows: Sequence[int]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
+        """Read prompts and texts. Returns last hidden states (B, d), the cache, its mask (B, S), lengths (B,)."""
+        prompts = self.prompts[list(rows)].to(self.backbone.device)
+        if self.cached and self.position != "end" and prompts.shape[1]:
+            cache, done = self._cache.stack([self.prompts[r] for r in rows], self.position)
+            skip = examples[0].insert_at  # BOS is in the cached prefix
+            batch = collate(self.backbone, [Encoded(e.ids[skip:], e.context - skip, 0) for e in examples])
+            embeddings = self.backbone.embed(batch.ids)
+            lengths = batch.lengths
+        else:
+            cache, done = DynamicCache(), 0
+            batch = collate(self.backbone, examples)
+            embeddings = inject(self.backbone.embed(batch.ids), prompts, batch.insert_at)
+            lengths = batch.lengths + prompts.shape[1]
+        place = torch.arange(embeddings.shape[1], device=embeddings.device)[None]
+        mask = torch.cat([torch.ones(len(examples), done, device=place.device), place < lengths[:, None]], dim=1).long()
+        with self.backbone.precision():
+            run = self.backbone.model.base_model(
+                inputs_embeds=embeddings,
+                attention_mask=mask,
+                position_ids=(done + place).expand(len(examples), -1),
+                past_key_values=cache,
+                use_cache=True,
+            )
+        last = run.last_hidden_state[torch.arange(len(examples)), lengths - 1]
+        return last, run.past_key_values, mask, lengths + done
+
+    # -- generation -------------------------------------------------------------------------------------------------
+
+    def _generate_chunk(self, examples: Sequence[Encoded], rows: Sequence[int], limit: int) -> list[list[int]]:
+        if self.backbone.kind == "seq2seq":
+            return self._generate_seq2seq(examples, rows, limit)
+        hidden, cache, mask, positions = self._prefill(examples, rows)
+        answers: list[list[int]] = [[] for _ in examples]
+        alive = torch.arange(len(examples), device=hidden.device)
+        ends = torch.tensor(self.backbone.end_ids, device=hidden.device)
+        for step in range(limit):
+            with self.backbone.precision():
+                chosen = self.backbone.head(hidden).argmax(dim=-1)
+            going = ~torch.isin(chosen, ends)
+            if not bool(going.all()):
+                keep = going.nonzero().squeeze(1)
+                alive, chosen, mask, positions = alive[keep], chosen[keep], mask[keep], positions[keep]
+                cache.batch_select_indices(keep)
+            for index, token in zip(alive.tolist(), chosen.tolist(), strict=True):
+                answers[index].append(token)
+            if not len(alive) or step == limit - 1:
+                break
+            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
+            with self.backbone.precision():
+                run = self.backbone.model.base_model(
+                    input_ids=chosen[:, None],
+                    attention_mask=mask,
+                    position_ids=positions[:, None],
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+            cache, hidden, positions = run.past_key_values, run.last_hidden_state[:, -1], positions + 1
+        return answers
+
+    def _encode_seq2seq(self, examples: Sequence[Encoded], rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        batch = collate(self.backbone, examples)
+        embeddings, mask = seq2seq_inputs(self.backbone, batch, self.prompts[list(rows)].to(self.backbone.device))
+        with self.backbone.precision():
+            encoded = self.backbone.model.get_encoder()(inputs_embeds=embeddings, attention_mask=mask)
+        return encoded.last_hidden_state, mask
+
+    def _generate_seq2seq(self, examples: Sequence[Encoded], rows: Sequence[int], limit: int) -> list[list[int]]:
+        states, mask = self._encode_seq2seq(examples, rows)
+        with self.backbone.precision():
+            ids = self.backbone.model.generate(
+                encoder_outputs=BaseModelOutput(last_hidden_state=states),
+                attention_mask=mask,
+                max_new_tokens=limit,
+                do_sample=False,
+                num_beams=1,
+            )
+        return [row[1:] for row in ids.tolist()]
+
+    # -- closed choices ---------------------------------------------------------------------------------------------
+
+    def _score_chunk(
+        self, examples: Sequence[Encoded], rows: Sequence[int], choices: Sequence[list[list[int]]]
+    ) -> list[tuple[float, ...]]:
+        owners = np.repeat(np.arange(len(examples)), [len(c) for c in choices])
+        flat = [ids for options in choices for ids in options]
+        totals = np.zeros(len(flat))
+        if self.backbone.kind == "seq2seq":
+            states, mask = self._encode_seq2seq(examples, rows)
+            for part in self._parts(flat, int(states.shape[1])):
+                totals[part] = self._continue_seq2seq(states, mask, owners[part], [flat[i] for i in part])
+        else:
+            hidden, cache, mask, lengths = self._prefill(examples, rows)
+            with self.backbone.precision():
+                first = self.backbone.head(hidden).float().log_softmax(-1)  # (B, V)
+            for part in self._parts(flat, int(mask.shape[1])):
+                tokens = [flat[i] for i in part]
+                owner = torch.from_numpy(owners[part]).to(hidden.device)
+                start = first[owner, torch.tensor([t[0] for t in tokens], device=hidden.device)]
+                rest = self._continue(cache, mask, lengths, owner, tokens)
+                totals[part] = (start + rest).double().cpu().numpy()
+        means = totals / np.array([len(t) for t in flat])
+        bounds = np.cumsum([0, *(len(c) for c in choices)])
+        return [tuple(means[a:b].tolist()) for a, b in pairwise(bounds)]
+
+    def _parts(self, flat: Sequence[list[int]], context: int) -> Iterator[np.ndarray[tuple[int], np.dtype[np.int64]]]:
+        """Choices in portions whose copied context stays within twice the token budget."""
+        size = max(1, 2 * self.token_budget // max(1, context))
+        for begin in range(0, len(flat), size):
+            yield np.arange(begin, min(begin + size, len(flat)))
+
+    def _continue(
+        self, cache: DynamicCache, mask: Tensor, lengths: Tensor, owner: Tensor, tokens: Sequence[list[int]]
+    ) -> Tensor:
+        """Σ log p of the choice tokens after the first, given each one's context. (n,)"""
+        longest = max(len(t) for t in tokens) - 1
+        if longest == 0:
+            return torch.zeros(len(tokens), device=mask.device)
+        device, pad = mask.device, self.backbone.tokenizer.pad_token_id
+        fed = torch.tensor([t[:-1] + [pad] * (longest - len(t) + 1) for t in tokens], device=device)  # (n, c)
+        wanted = torch.tensor([t[1:] + [pad] * (longest - len(t) + 1) for t in tokens], device=device)
+        real = torch.tensor([[j < len(t) - 1 for j in range(longest)] for t in tokens], device=device)
+        copied = DynamicCache([(entry[0][owner], entry[1][owner]) for entry in cache])
+        with self.backbone.precision():
+            run = self.backbone.model.base_model(
+                input_ids=fed,
+                attention_mask=torch.cat([mask[owner], real.long()], dim=1),
+                position_ids=lengths[owner][:, None] + torch.arange(longest, device=device)[None],
+                past_key_values=copied,
+                use_cache=True,
+            )
+            logits = self.backbone.head(run.last_hidden_state[real]).float()  # (tokens, V)
+        values = torch.zeros(fed.shape, device=device)
+        values[real] = logits.log_softmax(-1).gather(1, wanted[real][:, None]).squeeze(1)
+        return values.sum(dim=1)
+
+    def _continue_seq2seq(
+        self, states: Tensor, mask: Tensor, owners: np.ndarray[tuple[int], np.dtype[np.int64]], tokens: list[list[int]]
+    ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        longest = max(len(t) for t in tokens)
+        pad = self.backbone.tokenizer.pad_token_id
+        wanted = torch.tensor([t + [pad] * (longest - len(t)) for t in tokens], device=states.device)
+        start = torch.full((len(tokens), 1), self.backbone.model.config.decoder_start_token_id, device=states.device)
+        owner = torch.from_numpy(owners).to(states.device)
+        with self.backbone.precision():
+            logits = self.backbone.model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=states[owner]),
+                attention_mask=mask[owner],
+                decoder_input_ids=torch.cat([start, wanted[:, :-1]], dim=1),
+                use_cache=False,
+            ).logits
+        values = logits.float().log_softmax(-1).gather(2, wanted[..., None]).squeeze(2)
+        real = torch.tensor([[j < len(t) for j in range(longest)] for t in tokens], device=states.device)
+        totals: np.ndarray[tuple[int], np.dtype[np.float64]] = (values * real).sum(dim=1).double().cpu().numpy()
+        return totals

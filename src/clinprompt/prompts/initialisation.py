@@ -1,0 +1,43 @@
+"""Where a soft prompt starts: at real token embeddings, never at noise.
+
+On a public benchmark, random initialisation reached 23 % where vocabulary initialisation reached 34 % at the same
+learning rate (METHODS §2); prompts at noise scale are also far from anything the backbone has seen.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from clinprompt.backbone.model import Backbone
+from clinprompt.errors import TrainingError
+
+
+def from_vocabulary(backbone: Backbone, length: int, *, seed: int, rows: int = 1) -> Tensor:
+    """(rows, l, d) embeddings of tokens drawn without replacement from the real (not special) vocabulary."""
+    usable = _plain_tokens(backbone)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.stack([usable[torch.randperm(len(usable), generator=generator)[:length]] for _ in range(rows)])
+    return _embeddings(backbone, chosen)
+
+
+def from_text(backbone: Backbone, length: int, text: str) -> Tensor:
+    """(1, l, d) embeddings of a text's tokens, repeated or cut to the prompt's length."""
+    ids = backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise TrainingError("the text to initialise a prompt from has no tokens")
+    repeated = (ids * (length // len(ids) + 1))[:length]
+    return _embeddings(backbone, torch.tensor([repeated]))
+
+
+def _plain_tokens(backbone: Backbone) -> Tensor:
+    """Ids with an embedding row that are not special; the first 5,000 of them (the frequent ones in a BPE)."""
+    special = set(backbone.tokenizer.all_special_ids)
+    limit = min(len(backbone.tokenizer), backbone.model.get_input_embeddings().weight.shape[0])
+    usable = [i for i in range(limit) if i not in special]
+    return torch.tensor(usable[:5000] if len(usable) >= 5000 else usable)
+
+
+def _embeddings(backbone: Backbone, ids: Tensor) -> Tensor:
+    with torch.no_grad():
+        return backbone.embed(ids.to(backbone.device)).float().cpu()

@@ -1,0 +1,295 @@
+"""The training loop: one bank, many rows, any sampler.
+
+A step asks the sampler for examples, cuts them into micro-batches of similar length, sums gradients over them (and
+over processes), and lets every row take its own optimiser step. No state lives outside the bank, the optimiser, the
+record of losses and the best values so far; all of it is in the checkpoint, so that on CPU an interrupted run ends
+bit-identical to an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from clinprompt.backbone.encoding import Encoded
+from clinprompt.backbone.injection import collate, label_states, token_losses
+from clinprompt.backbone.model import Backbone
+from clinprompt.errors import TrainingError
+from clinprompt.prompts.bank import PromptBank
+from clinprompt.training.batching import TaskExamples, chunks
+from clinprompt.training.checkpoint import load_checkpoint, prefixed, save_checkpoint, unprefixed
+from clinprompt.training.distillation import Distillation
+from clinprompt.training.optimiser import RowAdamW
+from clinprompt.training.processes import Processes
+from clinprompt.training.sampling import Pick, Sampler
+from clinprompt.training.settings import LoopSettings
+
+Progress = Callable[[int, int, float], None]  # step, steps, mean training loss
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is trained on what: `row_tasks[r]` is the task whose validation examples judge row r.
+
+    `normalise`: "row" averages the loss over each row's own labels, as if it trained alone; "batch" over all labels
+    of a step (the source stage, where rows share P*). `select`: keep the best values per row, or of the whole bank.
+    """
+
+    bank: PromptBank
+    tasks: Sequence[TaskExamples]
+    sampler: Sampler
+    rates: Mapping[str, Tensor]  # parameter name → (slices,) peak learning rates
+    row_tasks: Sequence[int]
+    normalise: Literal["row", "batch"] = "row"
+    select: Literal["row", "bank"] = "row"
+    distillation: Distillation | None = None
+
+
+@dataclass
+class Fit:
+    """What came out: `history` (steps, R) training losses (NaN where a row took no part), `validation` (R,) losses of
+    the kept values (NaN without validation), steps taken per row, and what it cost."""
+
+    history: Tensor
+    validation: Tensor
+    steps: Tensor
+    seconds: float = 0.0
+    tokens: int = 0
+
+
+@dataclass
+class _State:
+    optimiser: RowAdamW
+    history: Tensor
+    best: dict[str, Tensor]
+    best_loss: Tensor  # (R,)
+    stale: Tensor  # (R,) validations since the best
+    stopped_at: Tensor  # (R,) step at which a row stopped, -1 while it trains
+    step: int = 0
+    tokens: int = 0
+    rates: dict[str, Tensor] = field(default_factory=dict)
+
+
+def fit(
+    backbone: Backbone,
+    problem: Problem,
+    settings: LoopSettings,
+    *,
+    checkpoint: Path | None = None,
+    run: str = "",
+    processes: Processes | None = None,
+    progress: Progress | None = None,
+) -> Fit:
+    """Train the bank in place; afterwards it holds the best values by validation loss (the last ones without).
+
+    With `checkpoint`, state is written every `settings.checkpoint_every` steps and at the end; a run with the same
+    `run` identity continues from it. Ctrl-C writes a checkpoint first.
+    """
+    processes = processes or Processes()
+    state = _start(problem, settings)
+    if checkpoint is not None:
+        _resume(state, problem, checkpoint, run)
+    began = time.monotonic()
+    try:
+        while state.step < settings.steps and bool((state.stopped_at < 0).any()):
+            loss = _train_step(backbone, problem, settings, state, processes)
+            state.step += 1
+            if settings.evaluate_every and (state.step % settings.evaluate_every == 0 or state.step == settings.steps):
+                _validate(backbone, problem, settings, state, processes)
+            if checkpoint is not None and state.step % settings.checkpoint_every == 0:
+                _save(state, problem, checkpoint, run, processes)
+            if progress:
+                progress(state.step, settings.steps, loss)
+    except KeyboardInterrupt:
+        if checkpoint is not None:
+            _save(state, problem, checkpoint, run, processes)
+        raise
+    if checkpoint is not None:
+        _save(state, problem, checkpoint, run, processes)
+    if settings.evaluate_every:
+        problem.bank.restore({**problem.bank.values(), **state.best})
+    steps = torch.where(state.stopped_at < 0, state.step, state.stopped_at)
+    return Fit(state.history[: state.step], state.best_loss, steps, time.monotonic() - began, state.tokens)
+
+
+def _start(problem: Problem, settings: LoopSettings) -> _State:
+    rows = problem.bank.rows
+    parameters = problem.bank.trainable()
+    missing = sorted(set(parameters) - set(problem.rates))
+    if missing:
+        raise TrainingError(f"no learning rate for {', '.join(missing)}")
+    return _State(
+        optimiser=RowAdamW(parameters, weight_decay=settings.weight_decay, clip=settings.clip),
+        history=torch.full((settings.steps, rows), math.nan),
+        best={name: p.detach().clone() for name, p in parameters.items()},
+        best_loss=torch.full((rows,), math.nan),
+        stale=torch.zeros(rows, dtype=torch.long),
+        stopped_at=torch.full((rows,), -1, dtype=torch.long),
+        rates={name: rate.to(parameters[name].device) for name, rate in problem.rates.items() if name in parameters},
+    )
+
+
+def _train_step(
+    backbone: Backbone, problem: Problem, settings: LoopSettings, state: _State, processes: Processes
+) -> float:
+    active = (state.stopped_at < 0).nonzero().squeeze(1).tolist()
+    picks = problem.sampler.step(state.step, active)
+    state.optimiser.zero_grad()
+    losses = _accumulate(backbone, problem, settings, picks, processes)
+    state.tokens += sum(len(problem.tasks[p.task].train[p.example].ids) + problem.bank.length for p in picks)
+    for parameter in state.optimiser.parameters.values():
+        gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+        parameter.grad = processes.total(gradient)
+    losses = processes.total(losses)
+    taken = torch.tensor(sorted({p.row for p in picks}))
+    factor = settings.factor(state.step)
+    masks = {name: _mask(problem.bank, name, taken, len(rate)) for name, rate in state.rates.items()}
+    state.optimiser.step({name: rate * factor for name, rate in state.rates.items()}, masks)
+    state.history[state.step, taken] = losses[taken].float()
+    mean = float(losses[taken].mean()) if problem.normalise == "row" else float(losses.sum())
+    if not math.isfinite(mean):
+        raise TrainingError(
+            f"the loss is not a number at step {state.step + 1}: lower the learning rate "
+            f"(now {settings.learning_rate:g}) or use float32."
+        )
+    return mean
+
+
+def _accumulate(
+    backbone: Backbone, problem: Problem, settings: LoopSettings, picks: Sequence[Pick], processes: Processes
+) -> Tensor:
+    """Gradients of this process's micro-batches; returns its part of every row's loss (R,)."""
+    examples = [problem.tasks[p.task].train[p.example] for p in picks]
+    share = _label_weights(problem, picks, examples)
+    losses = torch.zeros(problem.bank.rows)
+    parts = chunks([len(e.ids) + problem.bank.length for e in examples], settings.micro_tokens)
+    for part in parts[processes.rank :: processes.count]:
+        chosen = [picks[i] for i in part]
+        batch = collate(backbone, [examples[i] for i in part])
+        prompts = compose_once(problem.bank, [p.row for p in chosen], backbone.device)
+        layers = problem.distillation.layers if problem.distillation else (-1,)
+        states = label_states(backbone, batch, prompts, layers)
+        weights = share[part].to(backbone.device)[states.owner]
+        language = token_losses(backbone, states)
+        loss = (weights * language).sum()
+        if problem.distillation is not None:
+            logits, hidden = problem.distillation.losses(backbone, states, [(p.task, p.example) for p in chosen])
+            loss = loss + problem.distillation.weight_logits * (weights * logits).sum()
+            loss = loss + problem.distillation.weight_hidden * (weights * hidden).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        rows = torch.tensor([p.row for p in chosen])[states.owner.cpu()]
+        losses.index_add_(0, rows, (weights * language).detach().float().cpu())
+    return losses
+
+
+def compose_once(bank: PromptBank, rows: Sequence[int], device: torch.device) -> Tensor:
+    """(B, l, d): every distinct row is composed once, then repeated where it is used."""
+    distinct, inverse = torch.unique(torch.tensor(rows, device=device), return_inverse=True)
+    return bank.compose(distinct)[inverse]
+
+
+def _label_weights(problem: Problem, picks: Sequence[Pick], examples: Sequence[Encoded]) -> Tensor:
+    """Weight of each pick's labels: one over the labels of its row, or over those of the step."""
+    counts = torch.tensor([e.labels for e in examples], dtype=torch.float32)
+    if problem.normalise == "batch":
+        return (1.0 / counts.sum()).expand(len(picks))
+    rows = torch.tensor([p.row for p in picks])
+    totals = torch.zeros(problem.bank.rows).index_add_(0, rows, counts)
+    return 1.0 / totals[rows]
+
+
+def _mask(bank: PromptBank, name: str, rows: Tensor, slices: int) -> Tensor:
+    mask = torch.zeros(slices, dtype=torch.bool)
+    mask[bank.slices(name, rows.to(bank.trainable()[name].device)).cpu()] = True
+    return mask.to(bank.trainable()[name].device)
+
+
+# -- validation and early stopping -----------------------------------------------------------------------
+
+
+@torch.no_grad()
+def validation_losses(
+    backbone: Backbone, problem: Problem, settings: LoopSettings, processes: Processes, rows: Sequence[int]
+) -> Tensor:
+    """Mean loss per label of each row on its task's validation examples (R,); NaN for rows without any."""
+    sums, counts = torch.zeros(problem.bank.rows), torch.zeros(problem.bank.rows)
+    held = [(r, e) for r in rows for e in problem.tasks[problem.row_tasks[r]].validation[: settings.validation_limit]]
+    parts = chunks([len(e.ids) + problem.bank.length for _, e in held], settings.micro_tokens)
+    for part in parts[processes.rank :: processes.count]:
+        batch = collate(backbone, [held[i][1] for i in part])
+        prompts = compose_once(problem.bank, [held[i][0] for i in part], backbone.device)
+        states = label_states(backbone, batch, prompts)
+        owner = torch.tensor([held[i][0] for i in part])[states.owner.cpu()]
+        sums.index_add_(0, owner, token_losses(backbone, states).float().cpu())
+        counts.index_add_(0, owner, torch.ones(len(owner)))
+    return processes.total(sums) / processes.total(counts)
+
+
+def _validate(
+    backbone: Backbone, problem: Problem, settings: LoopSettings, state: _State, processes: Processes
+) -> None:
+    rows = (state.stopped_at < 0).nonzero().squeeze(1)
+    losses = validation_losses(backbone, problem, settings, processes, rows.tolist())
+    if problem.select == "bank":
+        losses = torch.where(losses.isnan(), losses, losses[~losses.isnan()].mean())
+    better = ~(losses >= state.best_loss) & ~losses.isnan()
+    better[[r for r in range(len(better)) if state.stopped_at[r] >= 0]] = False
+    unjudged = losses.isnan() & (state.stopped_at < 0)
+    _keep(problem.bank, state, better | unjudged)
+    state.best_loss = torch.where(better, losses, state.best_loss)
+    judged = (state.stopped_at < 0) & ~losses.isnan()
+    state.stale = torch.where(better, 0, torch.where(judged, state.stale + 1, state.stale))
+    if settings.patience:
+        finished = judged & (state.stale >= settings.patience)
+        state.stopped_at = torch.where(finished, state.step, state.stopped_at)
+
+
+def _keep(bank: PromptBank, state: _State, rows: Tensor) -> None:
+    """Remember the current slices of these rows as the best."""
+    chosen = rows.nonzero().squeeze(1)
+    if not len(chosen):
+        return
+    for name, parameter in state.optimiser.parameters.items():
+        slices = bank.slices(name, chosen.to(parameter.device))
+        state.best[name][slices] = parameter.detach()[slices]
+
+
+# -- checkpoints -----------------------------------------------------------------------------------------
+
+
+def _save(state: _State, problem: Problem, path: Path, run: str, processes: Processes) -> None:
+    if processes.main:
+        tensors = {
+            **prefixed("bank", problem.bank.values()),
+            **prefixed("optimiser", state.optimiser.state),
+            **prefixed("best", state.best),
+            "history": state.history,
+            "best_loss": state.best_loss,
+            "stale": state.stale,
+            "stopped_at": state.stopped_at,
+            "tokens": torch.tensor(state.tokens),
+        }
+        save_checkpoint(path, run, state.step, tensors)
+    processes.wait()
+
+
+def _resume(state: _State, problem: Problem, path: Path, run: str) -> None:
+    found = load_checkpoint(path, run)
+    if found is None:
+        return
+    state.step, tensors = found
+    problem.bank.restore(unprefixed("bank", tensors))
+    for name, tensor in unprefixed("optimiser", tensors).items():
+        state.optimiser.state[name].copy_(tensor)
+    for name, tensor in unprefixed("best", tensors).items():
+        state.best[name].copy_(tensor)
+    state.history, state.best_loss = tensors["history"], tensors["best_loss"]
+    state.stale, state.stopped_at = tensors["stale"], tensors["stopped_at"]
+    state.tokens = int(tensors["tokens"])

@@ -1,0 +1,143 @@
+"""How a training runs: every number that decides a result, as YAML that refuses unknown keys.
+
+Defaults are for the embedded backbone on a laptop CPU. Published values are tagged as in METHODS: [P] stated by the
+paper, [R] reported, [O] our choice.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from clinprompt.backbone.presets import PromptPosition
+from clinprompt.errors import TrainingError
+
+S = TypeVar("S", bound=BaseModel)
+
+
+class LoopSettings(BaseModel):
+    """One training: length, batch, learning rates and their schedule, validation, checkpoints."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int = Field(default=200, ge=1)
+    batch_size: int = Field(default=16, ge=1, description="examples per step (per row for rows, in all for tasks)")
+    learning_rate: float = Field(default=0.03, gt=0, description="of prompts and of P*")
+    vector_learning_rate: float = Field(default=0.03, gt=0, description="of the task vectors u, v")
+    warmup: float = Field(default=0.06, ge=0, lt=1, description="fraction of the steps")
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip: float = Field(default=1.0, ge=0, description="largest gradient norm per row and parameter; 0: off")
+    evaluate_every: int = Field(default=0, ge=0, description="steps between validations; 0: keep the last values")
+    patience: int = Field(default=0, ge=0, description="validations without a better loss before a row stops; 0: never")
+    validation_limit: int = Field(default=64, ge=1, description="validation examples per task")
+    micro_tokens: int = Field(default=8192, ge=64, description="padded tokens per forward pass; bounds the memory")
+    checkpoint_every: int = Field(default=25, ge=1)
+
+    def factor(self, step: int) -> float:
+        """Learning-rate factor of a step: linear warm-up, then the schedule down to 0."""
+        rise = max(1, round(self.warmup * self.steps))
+        if step < rise:
+            return (step + 1) / rise
+        done = (step - rise) / max(1, self.steps - rise)
+        if self.schedule == "linear":
+            return 1 - done
+        return 0.5 * (1 + math.cos(math.pi * done)) if self.schedule == "cosine" else 1.0
+
+
+class LearnSettings(BaseModel):
+    """The source side of MPT: teachers, then distillation into a decomposed metaprompt."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt_length: int | None = Field(default=None, ge=1, description="l; default: the backbone preset's")
+    rank: int = Field(default=1, ge=1, description="r of the task vectors; 1 in the papers")
+    prompt_position: PromptPosition | None = None
+    limit: int = Field(default=1000, ge=1, description="training records per source task (hashed sample)")
+    validation_records: int = Field(default=64, ge=0, description="validation records per source task")
+    target_reserve: int = Field(default=256, ge=8, description="tokens kept free for the answer")
+    teacher: LoopSettings = LoopSettings(steps=200, batch_size=8, evaluate_every=50)
+    source: LoopSettings = LoopSettings(steps=600, batch_size=32, evaluate_every=100)
+    weight_logits: float = Field(default=0.9, ge=0, description="λ of the logit term [R]")
+    weight_hidden: float = Field(default=0.9, ge=0, description="λ of the hidden-state term [R]")
+    temperature: float = Field(default=1.0, gt=0, description="τ; unpublished [O]")
+    layers: tuple[int, ...] = Field(default=(-1,), description="layers whose states are matched [O]; the last is last")
+    stochastic: bool = Field(default=True, description="stochastic task sampling [P]")
+    most_tasks: int = Field(default=8, ge=2, description="κ, most tasks in a batch [O]")
+    start: Literal["vocabulary", "teachers"] = Field(
+        default="teachers",
+        description="P* starts at sampled vocabulary embeddings (the paper's) or at the mean of the teachers [O]",
+    )
+    noise: float = Field(default=0.01, ge=0, description="of the unit task vectors, to break the tie [O]")
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _last_layer_last(self) -> Self:
+        if not self.layers or self.layers[-1] != -1:
+            raise ValueError("`layers` must end with -1: logits are computed from the last layer")
+        return self
+
+
+class AdaptSettings(BaseModel):
+    """The target side of MPT, and prompt tuning: what of the prompt is trained and where it starts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mode: Literal["full", "vectors", "group"] = Field(
+        default="full", description="full: P*, u, v; vectors: u, v only; group: several targets share one P*"
+    )
+    start: str = Field(default="mean", description="initial u, v: mean or best of the sources, or a source task's name")
+    shots: int | None = Field(default=None, ge=0, description="training examples; none: all of them")
+    draw: int = Field(default=0, ge=0, description="which few-shot draw")
+    limit: int | None = Field(default=None, ge=1, description="training records used when `shots` is not given")
+    validation_records: int = Field(default=64, ge=0)
+    target_reserve: int = Field(default=256, ge=8)
+    loop: LoopSettings = LoopSettings(steps=200, batch_size=16, evaluate_every=25, patience=0)
+    seed: int = 0
+
+
+def load_settings(kind: type[S], path: Path | None, overrides: dict[str, Any] | None = None) -> S:
+    """Settings from a YAML file (or the defaults) with overrides on top (`None` values are ignored).
+
+    Raises TrainingError naming the file, the key and the known keys.
+    """
+    raw: Any = {}
+    if path is not None:
+        try:
+            raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except FileNotFoundError:
+            raise TrainingError(f"{path}: no such configuration file") from None
+        except yaml.YAMLError as error:
+            raise TrainingError(f"{path}: not valid YAML: {error}") from None
+        if not isinstance(raw, dict):
+            raise TrainingError(f"{path}: a configuration is a mapping of settings")
+    # On top of the defaults, so that changing one number of a nested section keeps its other defaults.
+    merged = _merged(kind().model_dump(), raw)
+    for key, value in (overrides or {}).items():
+        _override(merged, key.split("."), value)
+    try:
+        return kind.model_validate(merged)
+    except ValidationError as error:
+        problems = "; ".join(f"`{'.'.join(map(str, e['loc']))}`: {e['msg']}" for e in error.errors())
+        raise TrainingError(f"{path or 'settings'}: {problems}. Known: {', '.join(kind.model_fields)}") from None
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, section by section."""
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+def _override(raw: dict[str, Any], keys: list[str], value: Any) -> None:
+    if value is None:
+        return
+    for key in keys[:-1]:
+        raw = raw.setdefault(key, {})
+    raw[keys[-1]] = value
