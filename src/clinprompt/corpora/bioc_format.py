@@ -24,6 +24,7 @@ from clinprompt.records import Entity, Record, Relation, Span
 logger = logging.getLogger(__name__)
 
 CONCEPT_KEYS = ("identifier", "mesh", "ncbi gene", "ncbi homologene", "omim", "cui", "umls", "concept_id", "accession")
+_CONCEPT_ARGUMENTS = ("entity1", "entity2")  # BioRED relates concepts, and names them in infons
 _LARGEST_GAP = 100_000  # characters between passages; a larger one is a damaged offset, not a gap
 
 
@@ -229,12 +230,13 @@ def _record(
     text = _assemble(path, document)
     entities: dict[str, Entity] = {}
     skipped: set[str] = set()
+    arguments = {link.infons.get(key, "") for link in document.links for key in _CONCEPT_ARGUMENTS}
     for number, annotation in enumerate(document.annotations, start=1):
         name = annotation.id or f"T{number}"
         if name in entities or name in skipped:
             raise CorpusError(path, annotation.line, f"annotation {name!r} appears twice.", "Give it another id.")
         try:
-            entities[name] = _entity(path, annotation, name, text, type_key, concept_keys)
+            entities[name] = _entity(path, annotation, name, text, type_key, concept_keys, arguments)
         except SurfaceMismatchError:
             if mismatch == "error":
                 raise
@@ -265,12 +267,9 @@ def _entity(path: Path, annotation: _Annotation, name: str, text: str, type_key:
         known = ", ".join(sorted(annotation.infons)) or "none"
         problem = f"annotation {name!r} has no infon {type_key!r} (it has: {known})."
         raise CorpusError(path, annotation.line, problem, "Set `type_key` to the infon that holds the type.")
-    concepts = [
-        concept
-        for key, value in annotation.infons.items()
-        if key.lower() in concept_keys
-        for concept in split_concepts(value)
-    ]
+    identifiers = [value.strip() for key, value in annotation.infons.items() if key.lower() in concept_keys]
+    concepts = [concept for identifier in identifiers for concept in split_concepts(identifier)]
+    concepts += [identifier for identifier in identifiers if identifier in arguments]
     return checked_entity(
         path,
         annotation.line,
@@ -293,7 +292,7 @@ def _relations(
         kind = link.infons.get(type_key) or link.infons.get("relation type") or ""
         arguments = [reference for _, reference in sorted(link.nodes, key=_node_order)]
         if not link.nodes:
-            arguments = [link.infons[key] for key in ("entity1", "entity2") if link.infons.get(key)]
+            arguments = [link.infons[key] for key in _CONCEPT_ARGUMENTS if link.infons.get(key)]
         if len(arguments) < 2 or not kind:
             problem = f"relation {name!r} needs a type (infon {type_key!r}) and two nodes."
             raise CorpusError(path, link.line, problem, "Add them, or remove the relation.")
@@ -305,7 +304,7 @@ def _relations(
             tails = arguments[1:]
             names = [name] if len(tails) == 1 else [f"{name}.{index}" for index in range(1, len(tails) + 1)]
             relations += [Relation(kind, arguments[0], tail, own) for own, tail in zip(names, tails, strict=True)]
-            rest = {key: v for key, v in link.infons.items() if key not in (type_key, "entity1", "entity2")}
+            rest = {key: v for key, v in link.infons.items() if key not in (type_key, *_CONCEPT_ARGUMENTS)}
             if rest:
                 infons[name] = rest
     return relations, infons

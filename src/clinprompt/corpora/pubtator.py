@@ -26,7 +26,7 @@ from clinprompt.records import Entity, Record, Relation
 logger = logging.getLogger(__name__)
 
 _PASSAGE = re.compile(r"^([^|\t]+)\|([a-z])\|(.*)$")
-_VARIANT = re.compile(r"^(?:tmVar:)?[cgmnpr]\|")
+_VARIANT = re.compile(r"^(?:tmVar:)?[cgmnpr]?\|")
 _NO_CONCEPT = frozenset({"", "-", "-1", "None"})
 
 
@@ -37,6 +37,12 @@ class _Block:
     title: str | None = None
     abstract: str | None = None
     rows: list[tuple[int, list[str]]] = field(default_factory=list)
+
+    def mention_rows(self) -> list[tuple[int, list[str]]]:
+        return [row for row in self.rows if row[1][1].isdigit()]
+
+    def relation_rows(self) -> list[tuple[int, list[str]]]:
+        return [row for row in self.rows if not row[1][1].isdigit()]
 
 
 def read_pubtator(path: Path, *, mismatch: Literal["error", "skip"] = "error", encoding: str = "utf-8") -> list[Record]:
@@ -112,34 +118,34 @@ def _add_passage(path: Path, number: int, passage: re.Match[str], block: _Block 
 def _record(path: Path, block: _Block, mismatch: str) -> tuple[Record, int]:
     text = (block.title or "") + (f"\n{block.abstract}" if block.abstract else "")
     entities: list[Entity] = []
-    relations: list[Relation] = []
+    relations = [_relation(path, n, columns, i) for i, (n, columns) in enumerate(block.relation_rows(), start=1)]
+    arguments = {argument for relation in relations for argument in (relation.head, relation.tail)}
     composites: dict[str, list[str]] = {}
-    novelty: dict[str, str] = {}
     skipped = 0
-    for number, columns in block.rows:
-        if columns[1].isdigit():
-            try:
-                entity = _mention(path, number, text, columns, f"T{len(entities) + skipped + 1}")
-            except SurfaceMismatchError:
-                if mismatch == "error":
-                    raise
-                skipped += 1
-                continue
-            entities.append(entity)
-            if len(columns) > 6 and columns[6]:
-                composites[entity.id] = columns[6].split("|")
-        else:
-            relation = _relation(path, number, columns, f"R{len(relations) + 1}")
-            relations.append(relation)
-            if len(columns) > 4:
-                novelty[relation.id] = columns[4]
+    for number, columns in block.mention_rows():
+        try:
+            entity = _mention(path, number, text, columns, f"T{len(entities) + skipped + 1}", arguments)
+        except SurfaceMismatchError:
+            if mismatch == "error":
+                raise
+            skipped += 1
+            continue
+        entities.append(entity)
+        if len(columns) > 6 and columns[6]:
+            composites[entity.id] = columns[6].split("|")
+    rows = zip(relations, block.relation_rows(), strict=True)
+    novelty = {relation.id: columns[4] for relation, (_, columns) in rows if len(columns) > 4}
     meta = {key: value for key, value in (("composites", composites), ("novelty", novelty)) if value}
     return Record(block.id, text, entities=tuple(entities), relations=tuple(relations), meta=meta), skipped
 
 
-def _mention(path: Path, number: int, text: str, columns: list[str], entity_id: str) -> Entity:
+def _mention(path: Path, number: int, text: str, columns: list[str], entity_id: str, arguments: set[str]) -> Entity:
     if len(columns) < 5 or not columns[2].isdigit():
         raise CorpusError(path, number, "a mention needs start, end, text and type.", "Separate columns by tabs.")
+    identifier = columns[5].strip() if len(columns) > 5 else ""
+    concepts = split_concepts(identifier)
+    if identifier in arguments and identifier not in concepts:
+        concepts = (*concepts, identifier)  # a relation names the composite as a whole (five do in BioRED)
     return checked_entity(
         path,
         number,
@@ -148,12 +154,12 @@ def _mention(path: Path, number: int, text: str, columns: list[str], entity_id: 
         type=columns[4].strip(),
         spans=[(int(columns[1]), int(columns[2]))],
         quoted=columns[3],
-        concepts=split_concepts(columns[5]) if len(columns) > 5 else (),
+        concepts=concepts,
     )
 
 
-def _relation(path: Path, number: int, columns: list[str], relation_id: str) -> Relation:
+def _relation(path: Path, number: int, columns: list[str], index: int) -> Relation:
     kind, head, tail = (column.strip() for column in columns[1:4])
     if not (kind and head and tail):
         raise CorpusError(path, number, "a relation needs a type and two concept ids.", "Fill the empty column.")
-    return Relation(kind, head, tail, relation_id)
+    return Relation(kind, head, tail, f"R{index}")
