@@ -1,0 +1,1 @@
+"""Readers of the public corpora of the catalog; `registry.LOADERS` names them."""
