@@ -261,7 +261,15 @@ def _assemble(path: Path, document: _Document) -> str:
     return text
 
 
-def _entity(path: Path, annotation: _Annotation, name: str, text: str, type_key: str, concept_keys: set[str]) -> Entity:
+def _entity(
+    path: Path,
+    annotation: _Annotation,
+    name: str,
+    text: str,
+    type_key: str,
+    concept_keys: set[str],
+    arguments: set[str],
+) -> Entity:
     kind = annotation.infons.get(type_key)
     if not kind:
         known = ", ".join(sorted(annotation.infons)) or "none"
