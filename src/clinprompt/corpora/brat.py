@@ -28,6 +28,9 @@ from clinprompt.records import Entity, Record, Relation, Span
 
 logger = logging.getLogger(__name__)
 
+PLAIN_CONCEPT = "concept:"
+"""Stands for the database of a concept that has none, where our writer needs one (``database:id``)."""
+
 Mismatch = Literal["error", "skip"]
 Row = tuple[int, list[str]]  # line number, tab-separated columns
 
@@ -250,9 +253,10 @@ class _Document:
             if len(parts) != 3:
                 raise CorpusError(self.path, number, "not a normalisation.", "Write `N1<TAB>Reference T1 Base:id`.")
             target = resolve(number, parts[1])
-            if target is not None and parts[2] not in entities[target].concepts:
+            if target is not None:
                 old = entities[target]
-                entities[target] = replace(old, concepts=(*old.concepts, parts[2].strip()))
+                concept = parts[2].strip().removeprefix(PLAIN_CONCEPT)
+                entities[target] = replace(old, concepts=tuple(dict.fromkeys((*old.concepts, concept))))
 
     def _equivalents(self, resolve: Callable[[int, str], str | None]) -> list[list[Any]]:
         groups: list[list[Any]] = []

@@ -20,6 +20,7 @@ _PREFIXED = re.compile(r"^([BIMELSU])[-_](.+)$")
 _LETTERS = frozenset("BIMELSU")
 _STARTS, _ENDS = frozenset("BSU"), frozenset("ELSU")
 _DOCUMENT = "-DOCSTART-"
+_NEWDOC = re.compile(r"#\s*newdoc\b")
 
 
 @dataclass(slots=True)
@@ -46,46 +47,61 @@ def read_conll(
     `delimiter` None splits at tabs where a line has one, else at white space. Tags without prefix ("Disease") are read
     as runs of equal tags; tags without type ("B", "I") get `entity_type`. A line starting with `#` is a comment
     unless it is a token row (same number of columns, and a tag in the tag column).
-    Record ids are ``<file stem>:<n>`` from 1; `group` is the document where the file marks documents.
+    Record ids are ``<file stem>:<n>`` from 1, or a document's own (``-DOCSTART-<TAB>id``, ``# newdoc id = …``);
+    `group` is the sentence's document where the file marks documents.
     Raises CorpusError with the line for rows with another number of columns than the first, and for mixed tag styles.
     """
     path = Path(path)
-    sentences, marked = _sentences(path, read_text(path, encoding), token_column, tag_column, delimiter)
+    sentences, documents = _sentences(path, read_text(path, encoding), token_column, tag_column, delimiter)
     decode = _tag_style(path, sentences, entity_type)
     stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
-    batches = [[s] for s in sentences] if unit == "sentence" else _by_document(sentences)
-    records = []
-    for number, batch in enumerate(batches, start=1):
-        text, entities = _assemble(batch, decode)
-        group = f"{stem}:document-{batch[0].document}" if marked and unit == "sentence" else ""
-        records.append(Record(id=f"{stem}:{number}", text=text, entities=entities, group=group))
-    return records
+    if unit == "document":
+        return [
+            _record(documents.get(batch[0].document) or f"{stem}:{n}", "", batch, decode)
+            for n, batch in enumerate(_by_document(sentences), start=1)
+        ]
+    groups = {number: f"{stem}:{name or f'document-{number}'}" for number, name in documents.items()}
+    return [
+        _record(f"{stem}:{n}", groups.get(sentence.document, ""), [sentence], decode)
+        for n, sentence in enumerate(sentences, start=1)
+    ]
 
 
 def _sentences(
     path: Path, text: str, token_column: int, tag_column: int, delimiter: str | None
-) -> tuple[list[_Sentence], bool]:
+) -> tuple[list[_Sentence], dict[int, str]]:
+    """The sentences, and the documents that the file marks: number → id ("" if it gives none)."""
     sentences: list[_Sentence] = []
     current: _Sentence | None = None
-    document, width = 0, 0
+    documents: dict[int, str] = {}
+    width = 0
     for number, line in numbered_lines(text):
         if not line.strip():
             current = None
             continue
         columns = _split(line, delimiter)
-        if columns[0] == _DOCUMENT or re.match(r"#\s*newdoc\b", line):
-            document, current = document + 1, None
+        if columns[0] == _DOCUMENT or _NEWDOC.match(line):
+            documents[len(documents) + 1] = _document_name(columns, line)
+            current = None
             continue
         if line.startswith("#") and not _is_row(columns, width, tag_column):
             continue
         width = width or len(columns)
         _check_width(path, number, columns, width, token_column, tag_column)
         if current is None:
-            current = _Sentence(document, number)
+            current = _Sentence(len(documents), number)
             sentences.append(current)
         current.tokens.append(_token(path, number, columns[token_column]))
         current.tags.append((number, columns[tag_column].strip()))
-    return sentences, document > 0
+    return sentences, documents
+
+
+def _document_name(columns: Sequence[str], line: str) -> str:
+    """``-DOCSTART-<TAB>id`` as our writer has it, or ``# newdoc id = name`` of CoNLL-U; "" for CoNLL-2003's ``-X-``."""
+    if columns[0] == _DOCUMENT:
+        name = columns[1].strip() if len(columns) > 1 else ""
+        return "" if name in ("-X-", "O") else name
+    return line.partition("=")[2].strip()
 
 
 def _split(line: str, delimiter: str | None) -> list[str]:
@@ -175,7 +191,7 @@ def _by_document(sentences: list[_Sentence]) -> list[list[_Sentence]]:
     return list(documents.values())
 
 
-def _assemble(sentences: list[_Sentence], decode: _Decoder) -> tuple[str, tuple[Entity, ...]]:
+def _record(record_id: str, group: str, sentences: list[_Sentence], decode: _Decoder) -> Record:
     lines: list[str] = []
     found: list[tuple[Span, str]] = []
     offset = 0
@@ -189,4 +205,4 @@ def _assemble(sentences: list[_Sentence], decode: _Decoder) -> tuple[str, tuple[
         lines.append(" ".join(sentence.tokens))
         offset = position
     entities = tuple(Entity(f"T{n}", kind, (span,)) for n, (span, kind) in enumerate(found, start=1))
-    return "\n".join(lines), entities
+    return Record(record_id, "\n".join(lines), entities=entities, group=group)
