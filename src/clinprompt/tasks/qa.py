@@ -28,8 +28,9 @@ class QaCodec:
     """A context longer than the budget is shown in windows, each with the whole question and all options.
 
     Choices: likelihoods are averaged over the windows. Free text: a window that does not hold the gold answer is
-    taught ``none`` (if another window holds it), and the answer most windows give is taken, the earliest at a tie. A
-    question that with its options exceeds the budget loses its beginning, which is counted as omitted.
+    taught ``none`` (if another window holds it), and the answer most windows give is taken, the earliest at a tie. If
+    question and options alone exceed the budget, the question loses its beginning and the options line its end (the
+    choices themselves stay whole); what is cut is counted as omitted.
     """
 
     task: TaskDefinition
@@ -73,18 +74,26 @@ class QaCodec:
             return "; ".join(f"{choice}. {text}" for (_, choice), text in zip(choices, texts, strict=False))
         return "; ".join(choice for _, choice in choices)
 
-    def _source(self, record: Record, question: str) -> Callable[[str], str]:
-        options, instruction = self._options_line(record), self._instruction()
-        return lambda text: surface.source(instruction, ("Text", text), ("Question", question), ("Options", options))
+    def _layout(self, record: Record) -> tuple[Callable[[str], str], int]:
+        """How a part of the context becomes a source, and how many characters of question and options are cut."""
 
-    def _question(self, record: Record) -> str:
-        reserve = min(LEAST_TEXT, self.room.length(record.text)) if record.text.strip() else 0
-        question = record.question or ""
-        return self.room.shorten(question, lambda q: self._source(record, q)(""), keep="end", reserve=reserve)
+        def source(text: str, question: str, options: str) -> str:
+            lines = ("Text", text), ("Question", question), ("Options", options)
+            return surface.source(self._instruction(), *lines)
+
+        def shorten(text: str, render: Callable[[str], str], keep: str, reserve: int) -> str:
+            return self.room.shorten(text, render, keep=keep, reserve=reserve)
+
+        context = min(LEAST_TEXT, self.room.length(record.text)) if record.text.strip() else 0
+        all_options, whole_question = self._options_line(record), (record.question or "").strip()
+        options = shorten(all_options, lambda o: source("", "", o), "start", context + LEAST_TEXT)
+        question = shorten(whole_question, lambda q: source("", q, options), "end", context)
+        cut = len(all_options) - len(options) + len(whole_question) - len(question)
+        return lambda text: source(text, question, options), cut
 
     def render(self, record: Record) -> list[Example]:
         choices = self._choices(record)
-        source = self._source(record, self._question(record))
+        source, _ = self._layout(record)
         windows = self.room.windows(record.text, source)
         return [
             Example(
@@ -110,7 +119,7 @@ class QaCodec:
         return surface.NONE if elsewhere else answer.strip()
 
     def parse(self, record: Record, examples: Sequence[Example], outputs: Sequence[Output]) -> Prediction:
-        omitted = len(record.question or "") - len(self._question(record))
+        _, omitted = self._layout(record)
         choices = self._choices(record)
         if not choices:
             return Prediction(replace(record, answer=_most_given(outputs), label=None), omitted=omitted)

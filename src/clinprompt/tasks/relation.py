@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from clinprompt.records import Entity, Record, Relation, Span
 from clinprompt.tasks import surface
 from clinprompt.tasks.choices import choose
 from clinprompt.tasks.codec import Example, Output, Prediction
 from clinprompt.tasks.definition import TaskDefinition
+from clinprompt.tasks.grounding import trimmed
 from clinprompt.tasks.pairs import candidates, gold_labels, mention_index, sentence_number, sentence_spans
 from clinprompt.tasks.room import Room
 from clinprompt.tasks.windows import whitespace_borders
@@ -54,6 +55,10 @@ class RelationCodec:
         question = f"Choose the relation of << >> and [[ ]]: {', '.join(self.choices)}."
         return surface.source(self.task.instruction or question, ("Text", text))
 
+    def _mark_cost(self) -> int:
+        """Tokens that one marked fragment may add: both marks, and words cut in two by them."""
+        return self.room.length("<< [[") + self.room.length(">> ]]") + 4
+
     def render(self, record: Record) -> list[Example]:
         gold = gold_labels(self.task, record)
         known = mention_index(record)
@@ -87,7 +92,18 @@ class RelationCodec:
         return Prediction(replace(record, relations=tuple(relations)), malformed=tuple(malformed), omitted=omitted)
 
     def _view(self, stage: _Stage, heads: Sequence[Entity], tails: Sequence[Entity]) -> View:
+        marks = sum(len(entity.spans) for entity in (*heads, *tails))
+
         def fits(pieces: tuple[Span, ...]) -> bool:
+            """Whether the marked text fits; measured exactly only when the length without marks leaves it open."""
+            bare = stage.lengths.get(pieces)
+            if bare is None:
+                bare = self.room.length(self._source(marked(stage.record.text, (), (), pieces)))
+                stage.lengths[pieces] = bare
+            if bare + marks * self._mark_cost() <= self.room.budget:
+                return True
+            if bare > self.room.budget:
+                return False
             return self.room.fits(self._source(marked(stage.record.text, heads, tails, pieces)))
 
         head, tail = closest(heads, tails)
@@ -115,6 +131,7 @@ class _Stage:
 
     record: Record
     sentences: list[Span]
+    lengths: dict[tuple[Span, ...], int] = field(default_factory=dict)  # tokens of a source without marks
 
     def sentence(self, entity: Entity) -> int:
         return sentence_number(self.sentences, entity.start)
@@ -169,7 +186,7 @@ def marked(text: str, heads: Sequence[Entity], tails: Sequence[Entity], pieces: 
     """The pieces of the text with every fragment of the arguments' mentions in marks."""
     insertions: list[tuple[tuple[int, int, int], int, str]] = []
     for (opening, closing), entities in ((_HEAD, heads), (_TAIL, tails)):
-        for start, end in dict.fromkeys(span for entity in entities for span in entity.spans):
+        for start, end in dict.fromkeys(span for entity in entities for span in trimmed(text, entity.spans) or ()):
             insertions.append(((start, 1, -end), start, opening))  # outer marks open first …
             insertions.append(((end, 0, -start), end, closing))  # … and close last
     insertions.sort(key=lambda insertion: insertion[0])

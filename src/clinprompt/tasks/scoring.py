@@ -79,8 +79,9 @@ def entity_keys(record: Record, labels: Sequence[str]) -> set[tuple[str, tuple[S
 def ner_sheet(task: TaskDefinition, gold: Sequence[Record], predictions: Sequence[Prediction]) -> Sheet:
     """Strict: type and every span equal, counted as sets. nervaluate knows one start and one end per entity, and its
     strict strategy lets an overlapping prediction use up a gold entity that another one meets exactly; the set
-    comparison has neither limit and equals it otherwise. Relaxed: nervaluate's `ent_type` (same type and an overlap
-    of 1 % of the gold entity or more, one to one, closest borders first), discontinuous entities as their hull. Ungrounded mentions are false positives.
+    comparison has neither limit and equals it otherwise. Relaxed: nervaluate's `ent_type` (same type, an overlap of
+    1 % of the gold entity or more, one to one, closest borders first), discontinuous entities as their hull.
+    Ungrounded mentions are false positives.
     """
     sheet, labels = Sheet(len(gold)), list(task.labels)
     for row, (record, prediction) in enumerate(zip(gold, predictions, strict=True)):

@@ -58,7 +58,9 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     word = found.group() if found else ""
     if match.group().startswith(".") and not match.group().startswith(".."):
         initial = len(word) == 1 and word.isalpha() and word.isupper()
-        return not initial and f" {word.lower()} " not in _ABBREVIATIONS
+        line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
+        is_list_number = word.isdigit() and len(word) <= 3 and line.strip() == word
+        return not initial and not is_list_number and f" {word.lower()} " not in _ABBREVIATIONS
     return True
 
 
