@@ -7,8 +7,8 @@ from pathlib import Path
 
 from clinprompt.corpora.brat import read_brat
 from clinprompt.corpora.conll import read_conll
-from clinprompt.corpora.public.splits import Splits, by_hash, carve_validation
 from clinprompt.corpora.source import files_in
+from clinprompt.corpora.splits import Splits, by_hash, carve_validation
 from clinprompt.corpora.tabular import read_tabular
 from clinprompt.corpora.xml_source import parse_xml
 from clinprompt.errors import CorpusError

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clinprompt.corpora.public.splits import Splits, by_hash, carve_validation, text_group
+from clinprompt.corpora.splits import Splits, by_hash, carve_validation, text_group
 from clinprompt.corpora.tabular import read_tabular
 from clinprompt.corpora.xml_source import line_of, parse_xml
 from clinprompt.errors import CorpusError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lxml import etree
 
-from clinprompt.corpora.public.splits import Splits, carve_validation, text_group
+from clinprompt.corpora.splits import Splits, carve_validation, text_group
 from clinprompt.corpora.tabular import read_tabular
 from clinprompt.corpora.xml_source import line_of, parse_xml
 from clinprompt.errors import CorpusError

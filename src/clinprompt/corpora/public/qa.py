@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clinprompt.corpora.public.splits import Splits, by_hash, carve_validation, text_group
 from clinprompt.corpora.source import files_in, read_text
+from clinprompt.corpora.splits import Splits, by_hash, carve_validation, text_group
 from clinprompt.corpora.tabular import read_tabular
 from clinprompt.errors import CorpusError
 from clinprompt.records import Record

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from clinprompt.corpora.public import ner, nli, pairs, qa, relations, summarization
-from clinprompt.corpora.public.splits import Splits
+from clinprompt.corpora.splits import Splits
 
 Loader = Callable[[Path], Splits]
 

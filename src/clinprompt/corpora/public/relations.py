@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from clinprompt.corpora.brat import read_brat
-from clinprompt.corpora.public.splits import Splits, by_hash
 from clinprompt.corpora.pubtator import read_pubtator
 from clinprompt.corpora.source import checked_entity, numbered_lines, read_text
+from clinprompt.corpora.splits import Splits, by_hash
 from clinprompt.errors import CorpusError
 from clinprompt.records import Entity, Record, Relation
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from clinprompt.corpora.public.splits import Splits, by_hash, carve_validation, text_group
 from clinprompt.corpora.source import read_text
+from clinprompt.corpora.splits import Splits, by_hash, carve_validation, text_group
 from clinprompt.corpora.tabular import read_tabular
 from clinprompt.errors import CorpusError
 from clinprompt.records import Record

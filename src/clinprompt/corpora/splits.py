@@ -7,10 +7,8 @@ the training groups where it has a test but no validation split (the same 70:10)
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 
-from clinprompt.errors import CorpusError
 from clinprompt.records import Record
 
 Splits = dict[str, list[Record]]
@@ -27,6 +25,14 @@ def text_group(text: str) -> str:
     """A group for records without a document id: equal for texts that differ in case, spacing or punctuation only."""
     letters = "".join(c for c in text.casefold() if c.isalnum())
     return hashlib.sha256(letters.encode()).hexdigest()[:16]
+
+
+def sample(records: list[Record], limit: int | None) -> list[Record]:
+    """At most `limit` records, in their order: those whose ids hash lowest, so that every run takes the same ones."""
+    if limit is None or len(records) <= limit:
+        return records
+    chosen = sorted(range(len(records)), key=lambda index: (position(records[index].id), index))[:limit]
+    return [records[index] for index in sorted(chosen)]
 
 
 def by_hash(records: Iterable[Record]) -> Splits:
@@ -46,20 +52,3 @@ def carve_validation(train: Iterable[Record], test: list[Record]) -> Splits:
         share = VALIDATION / (1 - TEST)
         splits["validation" if position(record.group or record.id) < share else "train"].append(record)
     return splits
-
-
-def unique_ids(path: Path, records: list[Record]) -> list[Record]:
-    """The records, if no two share an id; CorpusError else."""
-    seen: dict[str, int] = {}
-    for index, record in enumerate(records):
-        if seen.setdefault(record.id, index) != index:
-            raise CorpusError(path, None, f"record id {record.id!r} appears twice.", "The file is not the pinned one.")
-    return records
-
-
-def required(path: Path, row: Mapping[str, object], key: str, line: int | None = None) -> str:
-    """The text under `key`, stripped; CorpusError if it is missing or no text."""
-    value = row.get(key)
-    if not isinstance(value, str):
-        raise CorpusError(path, line, f"no text under {key!r}.", "The file is not the one the catalog pins.")
-    return value.strip()
