@@ -78,8 +78,15 @@ def read_records(path: Path) -> list[Record]:
 
 
 def dump_lines(records: Iterable[Record]) -> str:
-    """One JSON object a line, in UTF-8, keys in a fixed order."""
-    return "".join(json.dumps(record_to_dict(record), ensure_ascii=False) + "\n" for record in records)
+    """One JSON object a line, keys in a fixed order; text that UTF-8 cannot hold (unpaired surrogates) is escaped."""
+    return "".join(_dump_line(record) for record in records)
+
+
+def _dump_line(record: Record) -> str:
+    data = record_to_dict(record)
+    line = json.dumps(data, ensure_ascii=False)
+    encodable = not any("\ud800" <= character <= "\udfff" for character in line)
+    return (line if encodable else json.dumps(data)) + "\n"
 
 
 def _entity_to_dict(entity: Entity) -> dict[str, Any]:
@@ -110,10 +117,16 @@ def _list(data: Mapping[str, Any], key: str) -> list[Any]:
 
 def _entity_from_dict(data: Any) -> Entity:
     try:
-        spans = tuple((int(start), int(end)) for start, end in data["spans"])
+        spans = tuple((_offset(start), _offset(end)) for start, end in data["spans"])
         return Entity(str(data["id"]), str(data["type"]), spans, tuple(str(c) for c in data.get("concepts", ())))
     except (KeyError, TypeError, AttributeError):
         raise ValueError("an entity needs `id`, `type` and `spans` ([[start, end], …])") from None
+
+
+def _offset(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError
+    return value
 
 
 def _relation_from_dict(data: Any) -> Relation:

@@ -265,6 +265,9 @@ def _write(path: Path, text: str) -> None:
         with unfinished.open("w", encoding="utf-8", newline="") as file:
             file.write(text)
         unfinished.replace(path)
+    except UnicodeEncodeError:
+        cure = "Write JSON Lines instead, which escapes them."
+        raise CorpusError(path, None, "the text holds unpaired surrogates, which UTF-8 cannot.", cure) from None
     finally:
         unfinished.unlink(missing_ok=True)
 
