@@ -10,7 +10,12 @@ from clinprompt.backbone.model import Backbone
 from clinprompt.evaluation.decoding import Decoder
 from tests.models import tiny
 
-SOURCES = ["Text: fever\nAnswer:", "a much longer source text about aspirin and warfarin and so on\nAnswer:", "x", "abcd"]
+SOURCES = [
+    "Text: fever\nAnswer:",
+    "a much longer source text about aspirin and warfarin and so on\nAnswer:",
+    "x",
+    "abcd",
+]
 CHOICES = [["yes", "no"], ["entailment", "neutral", "contradiction"], ["none", "x"], ["yes", "yes please"]]
 KINDS = ["llama", "gpt_oss", "qwen3", "gemma2", "gpt2", "t5"]
 

@@ -19,8 +19,8 @@ from torch.nn import functional
 from clinprompt.backbone.injection import LabelStates, collate, label_states
 from clinprompt.backbone.model import Backbone
 from clinprompt.prompts.bank import PromptBank
+from clinprompt.prompts.files import write_atomically
 from clinprompt.training.batching import TaskExamples, chunks
-from clinprompt.training.checkpoint import write_atomically
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,102 @@
+"""Records in, structured predictions out: codec, decoder and grounding put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from clinprompt.backbone.encoding import encode
+from clinprompt.backbone.model import Backbone
+from clinprompt.backbone.presets import PromptPosition
+from clinprompt.evaluation.decoding import Decoder
+from clinprompt.prompts.artifact import TaskPrompt
+from clinprompt.records import Record
+from clinprompt.tasks.codec import Example, Output, Prediction
+from clinprompt.tasks.definition import TaskDefinition
+from clinprompt.tasks.registry import blind
+from clinprompt.training.examples import task_codec
+
+DEFAULT_ANSWER_LIMIT = 128  # tokens, when no training data tells how long answers are
+
+
+def predict(
+    backbone: Backbone,
+    task: TaskDefinition,
+    records: Sequence[Record],
+    prompt: Tensor | None,
+    *,
+    position: PromptPosition = "start",
+    limit: int = DEFAULT_ANSWER_LIMIT,
+    reserve: int = 256,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Prediction]:
+    """Predictions for records, in order; gold is hidden from the model. `prompt` (l, d), None for zero-shot.
+
+    Closed answers are chosen by likelihood, others generated with at most `limit` tokens per window.
+    """
+    prompts = (torch.zeros(0, backbone.width) if prompt is None else prompt)[None].to(backbone.device)
+    decoder = Decoder(backbone, prompts, position)
+    codec = task_codec(backbone, task, prompts.shape[1], reserve)
+    hidden = [blind(task, record) for record in records]
+    rendered = [codec.render(record) for record in hidden]
+    flat = [example for examples in rendered for example in examples]
+    outputs = iter(answer(decoder, flat, [0] * len(flat), limit, progress))
+    return [
+        codec.parse(record, examples, [next(outputs) for _ in examples])
+        for record, examples in zip(hidden, rendered, strict=True)
+    ]
+
+
+def answer(
+    decoder: Decoder,
+    examples: Sequence[Example],
+    rows: Sequence[int],
+    limit: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Output]:
+    """What the backbone says to each example under its row's prompt: chosen where there are choices, else generated."""
+    encoded = encode(decoder.backbone, [e.source for e in examples], None, decoder.position)
+    outputs = [Output("")] * len(examples)
+    closed = [i for i, e in enumerate(examples) if e.choices]
+    open_ = [i for i, e in enumerate(examples) if not e.choices]
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress:
+            progress(done, len(examples))
+
+    scores = decoder.score(
+        [encoded[i] for i in closed], [rows[i] for i in closed], [examples[i].choices for i in closed], advance
+    )
+    for index, values in zip(closed, scores, strict=True):
+        best = max(range(len(values)), key=values.__getitem__)
+        outputs[index] = Output(examples[index].choices[best], values)
+    texts = decoder.generate([encoded[i] for i in open_], [rows[i] for i in open_], limit, advance)
+    for index, text in zip(open_, texts, strict=True):
+        outputs[index] = Output(text)
+    return outputs
+
+
+def predict_task(
+    backbone: Backbone,
+    artifact: TaskPrompt,
+    records: Sequence[Record],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Prediction]:
+    """Predictions of a task file."""
+    card = artifact.card
+    return predict(
+        backbone,
+        artifact.task,
+        records,
+        artifact.prompt,
+        position=card.position,
+        limit=card.answer_limit[0] if card.answer_limit else DEFAULT_ANSWER_LIMIT,
+        reserve=int(card.settings.get("target_reserve", 256)),
+        progress=progress,
+    )

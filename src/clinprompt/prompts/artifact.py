@@ -1,0 +1,239 @@
+"""What is stored and shipped: a metaprompt (shared P* with the vectors of its source tasks) and task files.
+
+Each is one safetensors file that says everything about itself: the tasks with their labels and instructions, the
+backbone it was made for (by fingerprint), how it was trained, what data it saw under which licences, and its scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from clinprompt.backbone.model import Backbone
+from clinprompt.backbone.presets import PromptPosition
+from clinprompt.errors import ArtifactError, BackboneError, unknown_name
+from clinprompt.prompts.files import read_file, tensor_digest, write_atomically
+from clinprompt.tasks.definition import TaskDefinition
+
+FORMAT_VERSION = 1
+
+
+class BackboneNote(BaseModel):
+    """Which base model an artifact belongs to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    fingerprint: str
+    width: int
+
+
+class DataNote(BaseModel):
+    """What one task's training saw; the digest identifies the examples without holding any of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str
+    licence: str = ""
+    permissive: bool | None = None
+    records: int = 0
+    examples: int = 0
+    digest: str = ""
+
+
+class Card(BaseModel):
+    """The self-description of an artifact."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["metaprompt", "task"]
+    version: int = FORMAT_VERSION
+    library: str = ""
+    backbone: BackboneNote
+    position: PromptPosition
+    tasks: tuple[TaskDefinition, ...]
+    method: str = ""
+    mode: Literal["", "full", "vectors", "group"] = ""
+    metaprompt: str = Field(default="", description="digest of the metaprompt a task file started from")
+    metaprompt_path: str = Field(default="", description="file name of that metaprompt, as a hint where to look")
+    answer_limit: tuple[int, ...] = Field(default=(), description="most tokens of an answer, per task")
+    settings: dict[str, Any] = Field(default_factory=dict)
+    data: tuple[DataNote, ...] = ()
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Metaprompt:
+    """Shared prompt (l, d) and task vectors u (T, l, r), v (T, d, r) of T named source tasks."""
+
+    shared: Tensor
+    u: Tensor
+    v: Tensor
+    card: Card
+
+    @property
+    def names(self) -> list[str]:
+        return [task.name for task in self.card.tasks]
+
+    @property
+    def digest(self) -> str:
+        return tensor_digest({"shared": self.shared, "u": self.u, "v": self.v})
+
+    def row(self, name: str) -> int:
+        """Index of a source task. Raises ArtifactError listing the known names."""
+        if name not in self.names:
+            raise ArtifactError(unknown_name("source task", name, self.names))
+        return self.names.index(name)
+
+    def prompt(self, name: str) -> Tensor:
+        """(l, d): P* ∘ (u vᵀ) of a source task."""
+        row = self.row(name)
+        return self.shared * (self.u[row] @ self.v[row].T)
+
+
+@dataclass(frozen=True)
+class TaskPrompt:
+    """One task's file: either its own prompt (l, d), or vectors u (l, r), v (d, r) on a metaprompt's P*.
+
+    `shared` is P* for vectors, found through the metaprompt when the file was loaded; it is not stored again.
+    """
+
+    tensors: dict[str, Tensor]
+    card: Card
+    shared: Tensor | None = None
+
+    @property
+    def task(self) -> TaskDefinition:
+        return self.card.tasks[0]
+
+    @property
+    def prompt(self) -> Tensor:
+        """(l, d)."""
+        if "prompt" in self.tensors:
+            return self.tensors["prompt"]
+        assert self.shared is not None
+        return self.shared * (self.tensors["u"] @ self.tensors["v"].T)
+
+
+def backbone_note(backbone: Backbone) -> BackboneNote:
+    """The note that ties an artifact to this backbone."""
+    return BackboneNote(name=backbone.name, fingerprint=backbone.fingerprint, width=backbone.width)
+
+
+def require_backbone(card: Card, backbone: Backbone, path: Path | str) -> None:
+    """Refuse an artifact made for another base model."""
+    if card.backbone.fingerprint != backbone.fingerprint:
+        raise BackboneError(
+            f"{path}: made for backbone {card.backbone.name!r} ({card.backbone.fingerprint}, width "
+            f"{card.backbone.width}), not for {backbone.name!r} ({backbone.fingerprint}, width {backbone.width}). "
+            "A soft prompt means nothing to another model: load that backbone, or learn the task again on this one."
+        )
+
+
+def save_metaprompt(metaprompt: Metaprompt, path: Path) -> Metaprompt:
+    """Write the file; returns the metaprompt with its digest in the card."""
+    tensors = {"shared": metaprompt.shared, "u": metaprompt.u, "v": metaprompt.v}
+    card = metaprompt.card.model_copy(update={"digest": tensor_digest(tensors)})
+    write_atomically(tensors, {"clinprompt": card.model_dump(mode="json", exclude_defaults=True)}, path)
+    return Metaprompt(metaprompt.shared, metaprompt.u, metaprompt.v, card)
+
+
+def save_task(task: TaskPrompt, path: Path) -> TaskPrompt:
+    """Write a task file: kilobytes with vectors, l·d numbers with a prompt of its own."""
+    card = task.card.model_copy(update={"digest": tensor_digest(task.tensors)})
+    write_atomically(task.tensors, {"clinprompt": card.model_dump(mode="json", exclude_defaults=True)}, path)
+    return TaskPrompt(task.tensors, card, task.shared)
+
+
+def load_metaprompt(path: Path) -> Metaprompt:
+    """Read and verify a metaprompt file."""
+    tensors, card = _load(path, "metaprompt")
+    shared, u, v = (_tensor(tensors, name, 2 if name == "shared" else 3, path) for name in ("shared", "u", "v"))
+    if u.shape[0] != len(card.tasks) or v.shape[0] != len(card.tasks) or u.shape[2] != v.shape[2]:
+        raise ArtifactError(
+            f"{path}: holds vectors for {u.shape[0]} and {v.shape[0]} tasks of rank {u.shape[2]} and {v.shape[2]}, "
+            f"but its card names {len(card.tasks)} tasks. The file was put together wrongly; learn it again."
+        )
+    if (u.shape[1], v.shape[1]) != tuple(shared.shape):
+        raise ArtifactError(
+            f"{path}: P* is {tuple(shared.shape)} but u is for length {u.shape[1]} and v for width {v.shape[1]}."
+        )
+    return Metaprompt(shared, u, v, card)
+
+
+def load_task(path: Path, metaprompts: list[Path] | None = None) -> TaskPrompt:
+    """Read and verify a task file. Vectors need the metaprompt they were trained on: it is looked for among
+    `metaprompts`, beside the file, and in the package, and accepted by digest only."""
+    tensors, card = _load(path, "task")
+    if "prompt" in tensors:
+        return TaskPrompt({"prompt": _tensor(tensors, "prompt", 2, path)}, card)
+    u, v = _tensor(tensors, "u", 2, path), _tensor(tensors, "v", 2, path)
+    shared = _find_metaprompt(path, card, metaprompts or []).shared
+    if (u.shape[0], v.shape[0]) != tuple(shared.shape) or u.shape[1] != v.shape[1]:
+        raise ArtifactError(
+            f"{path}: u {tuple(u.shape)} and v {tuple(v.shape)} do not fit the metaprompt's P* {tuple(shared.shape)}."
+        )
+    return TaskPrompt({"u": u, "v": v}, card, shared)
+
+
+def packaged_metaprompt() -> Path:
+    """The metaprompt that ships with the package for the embedded backbone."""
+    return Path(__file__).parent / "packaged" / "embedded.metaprompt.safetensors"
+
+
+def _find_metaprompt(path: Path, card: Card, given: list[Path]) -> Metaprompt:
+    beside = sorted(path.parent.glob("*metaprompt*.safetensors"))
+    hinted = [path.parent / card.metaprompt_path] if card.metaprompt_path else []
+    for candidate in [*given, *hinted, *beside, packaged_metaprompt()]:
+        if candidate.is_file():
+            found = load_metaprompt(candidate)
+            if found.digest == card.metaprompt:
+                return found
+    raise ArtifactError(
+        f"{path}: holds task vectors only and needs the metaprompt {card.metaprompt} "
+        f"({card.metaprompt_path or 'unnamed'}) they were trained on. Put that file beside it or name it with "
+        "--metaprompt."
+    )
+
+
+def _load(path: Path, kind: str) -> tuple[dict[str, Tensor], Card]:
+    tensors, metadata = read_file(path)
+    if "clinprompt" not in metadata:
+        raise ArtifactError(f"{path}: a safetensors file, but not one of clinprompt's (no card in its metadata)")
+    try:
+        card = Card.model_validate(metadata["clinprompt"])
+    except ValidationError as error:
+        raise ArtifactError(
+            f"{path}: unreadable card: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}"
+        ) from None
+    if card.version > FORMAT_VERSION:
+        raise ArtifactError(f"{path}: written by a newer clinprompt (format {card.version}); update the package.")
+    if card.kind != kind:
+        raise ArtifactError(f"{path}: this is a {card.kind} file; a {kind} file is needed here.")
+    if card.digest and tensor_digest(tensors) != card.digest:
+        raise ArtifactError(f"{path}: its values do not match the digest in its card; the file is damaged.")
+    return tensors, card
+
+
+def _tensor(tensors: dict[str, Tensor], name: str, dimensions: int, path: Path) -> Tensor:
+    if name not in tensors:
+        raise ArtifactError(f"{path}: holds {sorted(tensors)}, but `{name}` is needed")
+    tensor = tensors[name]
+    if tensor.ndim != dimensions or not torch.isfinite(tensor).all():
+        raise ArtifactError(f"{path}: `{name}` is {tuple(tensor.shape)}; {dimensions} finite dimensions are needed")
+    return tensor.to(torch.float32)
+
+
+def artifact_kind(path: Path) -> str:
+    """`metaprompt` or `task`, read from the card. Raises ArtifactError for other files."""
+    _, metadata = read_file(path)
+    kind = metadata.get("clinprompt", {}).get("kind")
+    if kind not in ("metaprompt", "task"):
+        raise ArtifactError(f"{path}: a safetensors file, but not one of clinprompt's (no card in its metadata)")
+    return str(kind)

@@ -1,0 +1,50 @@
+"""Safetensors files that are complete or absent, with JSON beside the tensors in the same file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from clinprompt.errors import ArtifactError
+
+
+def write_atomically(tensors: dict[str, Tensor], metadata: dict[str, Any], path: Path) -> None:
+    """Write a file beside `path`, flush it to disk, and move it into place in one step.
+
+    `kill -9` at any moment leaves either the old file or the new one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, partial, metadata={key: json.dumps(value, sort_keys=True) for key, value in metadata.items()})
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata of a file. Raises ArtifactError for a missing, foreign or damaged one."""
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path}: not a readable safetensors file of this library ({error})") from None
+
+
+def tensor_digest(tensors: dict[str, Tensor]) -> str:
+    """Hash of names, shapes and values, independent of the order they are given in."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,298 @@
+"""Learning a metaprompt: teachers of all source tasks → what they say → one decomposed student (MPT, §3.2).
+
+The three stages keep their state in the run's folder. A stage that is done is read back, a stage that was interrupted
+continues from its checkpoint, and on CPU the result is bit-identical to a run that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from clinprompt.backbone.model import Backbone
+from clinprompt.backbone.presets import PromptPosition
+from clinprompt.errors import TrainingError
+from clinprompt.methods.mpt import decomposed_rates, source_bank, start_of_shared
+from clinprompt.methods.pt import prompt_bank, prompt_rates
+from clinprompt.prompts.artifact import Card, DataNote, Metaprompt, backbone_note, save_metaprompt
+from clinprompt.prompts.bank import DirectBank
+from clinprompt.prompts.files import read_file, write_atomically
+from clinprompt.prompts.initialisation import from_vocabulary
+from clinprompt.records import Record
+from clinprompt.tasks.definition import TaskDefinition
+from clinprompt.training.batching import TaskExamples
+from clinprompt.training.distillation import Distillation, teacher_states
+from clinprompt.training.examples import answer_limit, examples_digest, prepare, sample_records
+from clinprompt.training.loop import Fit, Problem, fit
+from clinprompt.training.processes import Processes
+from clinprompt.training.sampling import RowSampler, TaskSampler
+from clinprompt.training.settings import LearnSettings
+from clinprompt.version import __version__
+
+StageProgress = Callable[[str, int, int, float], None]  # stage, done, total, loss (NaN where there is none)
+
+
+@dataclass(frozen=True)
+class SourceTask:
+    """A task with the records it is learned from, and what must be told about them."""
+
+    task: TaskDefinition
+    train: Sequence[Record]
+    validation: Sequence[Record] = ()
+    licence: str = ""
+    permissive: bool | None = None
+
+
+@dataclass
+class Learned:
+    """The metaprompt, the teachers it was distilled from (T, l, d), and both stages' losses."""
+
+    metaprompt: Metaprompt
+    teachers: DirectBank
+    teacher_fit: Fit
+    source_fit: Fit
+    examples: list[TaskExamples] = field(default_factory=list)
+
+
+def learn(
+    backbone: Backbone,
+    sources: Sequence[SourceTask],
+    settings: LearnSettings,
+    folder: Path,
+    *,
+    processes: Processes | None = None,
+    progress: StageProgress | None = None,
+) -> Learned:
+    """Learn a metaprompt from source tasks into `folder` (teachers, states, checkpoints, metaprompt.safetensors).
+
+    Raises TrainingError for fewer than two sources, repeated names, or a folder that holds another run.
+    """
+    _check(sources)
+    processes = processes or Processes()
+    length, position = prompt_shape(backbone, settings)
+    examples = [_examples(backbone, source, settings, length, position) for source in sources]
+    run = run_identity(backbone, settings, examples)
+    _claim(folder, run, settings, processes)
+    teachers, teacher_fit = _teachers(backbone, examples, settings, length, folder, run, processes, progress)
+    distillation = _distillation(backbone, teachers, examples, settings, folder, run, processes, progress)
+    vocabulary = from_vocabulary(backbone, length, seed=settings.seed)[0].to(backbone.device)
+    start = start_of_shared(teachers, vocabulary, settings.start)
+    bank = source_bank(start, len(sources), rank=settings.rank, noise=settings.noise, seed=settings.seed)
+    problem = Problem(
+        bank=bank,
+        tasks=examples,
+        sampler=TaskSampler(
+            [e.name for e in examples],
+            [len(e.train) for e in examples],
+            settings.source.batch_size,
+            settings.seed,
+            settings.most_tasks,
+            settings.stochastic,
+        ),
+        rates=decomposed_rates(bank, settings.source.learning_rate, settings.source.vector_learning_rate),
+        row_tasks=list(range(len(examples))),
+        normalise="batch",
+        select="bank",
+        distillation=distillation,
+    )
+    source_fit = fit(
+        backbone,
+        problem,
+        settings.source,
+        checkpoint=folder / "source.checkpoint.safetensors",
+        run=run,
+        processes=processes,
+        progress=_stage(progress, "metaprompt"),
+    )
+    card = _card(backbone, sources, examples, settings, position, source_fit)
+    shared, u, v = (bank.values()[name].cpu() for name in ("shared", "u", "v"))
+    metaprompt = Metaprompt(shared[0], u, v, card)
+    if processes.main:
+        metaprompt = save_metaprompt(metaprompt, folder / "metaprompt.safetensors")
+    processes.wait()
+    return Learned(metaprompt, teachers, teacher_fit, source_fit, examples)
+
+
+def prompt_shape(backbone: Backbone, settings: LearnSettings) -> tuple[int, PromptPosition]:
+    """Prompt length and position: the settings', else the backbone preset's."""
+    length = settings.prompt_length or backbone.preset.prompt_length
+    return length, settings.prompt_position or backbone.preset.prompt_position
+
+
+def run_identity(backbone: Backbone, settings: LearnSettings, examples: Sequence[TaskExamples]) -> str:
+    """Hash of everything that decides the result; how often checkpoints are written does not."""
+    described = settings.model_dump(mode="json")
+    for stage in ("teacher", "source"):
+        described[stage].pop("checkpoint_every")
+    parts = [[e.name, examples_digest(e.train), examples_digest(e.validation)] for e in examples]
+    text = json.dumps([backbone.fingerprint, described, parts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _check(sources: Sequence[SourceTask]) -> None:
+    names = [source.task.name for source in sources]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise TrainingError(f"source tasks must have different names; repeated: {', '.join(repeated)}")
+    if len(names) < 2:
+        raise TrainingError("a metaprompt is learned from at least two source tasks; use `adapt` to learn one task")
+
+
+def _examples(
+    backbone: Backbone, source: SourceTask, settings: LearnSettings, length: int, position: PromptPosition
+) -> TaskExamples:
+    name = source.task.name
+    return prepare(
+        backbone,
+        source.task,
+        sample_records(name, source.train, settings.limit),
+        sample_records(name, source.validation, settings.validation_records),
+        prompt_length=length,
+        position=position,
+        reserve=settings.target_reserve,
+        limit=settings.limit,
+    )
+
+
+def _claim(folder: Path, run: str, settings: LearnSettings, processes: Processes) -> None:
+    """Write the run's configuration, or refuse a folder that belongs to another run."""
+    note = folder / "run.json"
+    if note.is_file():
+        found = json.loads(note.read_text(encoding="utf-8"))
+        if found["run"] != run:
+            raise TrainingError(
+                f"{folder}: holds a run with other settings, data or backbone. Use the settings in {note.name}, "
+                "another --out, or delete the folder to start again."
+            )
+    elif processes.main:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"run": run, "settings": settings.model_dump(mode="json")}, indent=1)
+        partial = note.with_suffix(".tmp")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(note)
+    processes.wait()
+
+
+def _teachers(
+    backbone: Backbone,
+    examples: Sequence[TaskExamples],
+    settings: LearnSettings,
+    length: int,
+    folder: Path,
+    run: str,
+    processes: Processes,
+    progress: StageProgress | None,
+) -> tuple[DirectBank, Fit]:
+    """All teachers as rows of one bank, each on its own task."""
+    bank = prompt_bank(backbone, length, len(examples), seed=settings.seed, same_start=True)
+    rows = list(range(len(examples)))
+    problem = Problem(
+        bank=bank,
+        tasks=examples,
+        sampler=RowSampler(
+            rows,
+            [len(e.train) for e in examples],
+            [f"teacher {e.name}" for e in examples],
+            [settings.seed] * len(rows),
+            settings.teacher.batch_size,
+        ),
+        rates=prompt_rates(bank, settings.teacher.learning_rate),
+        row_tasks=rows,
+    )
+    result = fit(
+        backbone,
+        problem,
+        settings.teacher,
+        checkpoint=folder / "teachers.checkpoint.safetensors",
+        run=run,
+        processes=processes,
+        progress=_stage(progress, "teachers"),
+    )
+    if processes.main:
+        names = [e.name for e in examples]
+        write_atomically(bank.values(), {"run": run, "tasks": names}, folder / "teachers.safetensors")
+    processes.wait()
+    return bank, result
+
+
+def load_teachers(folder: Path) -> tuple[list[str], torch.Tensor]:
+    """Names and prompts (T, l, d) of the teachers of a finished `learn`."""
+    tensors, metadata = read_file(folder / "teachers.safetensors")
+    return list(metadata["tasks"]), tensors["prompt"]
+
+
+def _distillation(
+    backbone: Backbone,
+    teachers: DirectBank,
+    examples: Sequence[TaskExamples],
+    settings: LearnSettings,
+    folder: Path,
+    run: str,
+    processes: Processes,
+    progress: StageProgress | None,
+) -> Distillation | None:
+    """The teachers' states for every training example; None when both loss weights are zero (the ablation)."""
+    if not settings.weight_logits and not settings.weight_hidden:
+        return None
+    states = teacher_states(
+        backbone,
+        teachers,
+        examples,
+        settings.layers,
+        folder=folder / "teacher-states" if processes.main else None,
+        run=run,
+        micro_tokens=settings.source.micro_tokens,
+        progress=(lambda done, total: progress("teacher states", done, total, float("nan"))) if progress else None,
+    )
+    return Distillation(
+        states, settings.weight_logits, settings.weight_hidden, settings.temperature, tuple(settings.layers)
+    )
+
+
+def _stage(progress: StageProgress | None, name: str) -> Callable[[int, int, float], None] | None:
+    return (lambda done, total, loss: progress(name, done, total, loss)) if progress else None
+
+
+def _card(
+    backbone: Backbone,
+    sources: Sequence[SourceTask],
+    examples: Sequence[TaskExamples],
+    settings: LearnSettings,
+    position: PromptPosition,
+    result: Fit,
+) -> Card:
+    validation = {e.name: round(float(x), 4) for e, x in zip(examples, result.validation, strict=True) if x == x}
+    return Card(
+        kind="metaprompt",
+        library=__version__,
+        backbone=backbone_note(backbone),
+        position=position,
+        tasks=tuple(portable(source.task) for source in sources),
+        method="mpt",
+        answer_limit=tuple(answer_limit(e.train, settings.target_reserve) for e in examples),
+        settings=settings.model_dump(mode="json"),
+        data=tuple(data_note(s, e) for s, e in zip(sources, examples, strict=True)),
+        metrics={"validation_loss": validation} if validation else {},
+    )
+
+
+def portable(task: TaskDefinition) -> TaskDefinition:
+    """The definition without the paths of the machine it was read on."""
+    return task.model_copy(update={"files": {}, "columns": {}, "reader": {}, "format": None})
+
+
+def data_note(source: SourceTask, examples: TaskExamples) -> DataNote:
+    """What of this task was seen."""
+    return DataNote(
+        task=source.task.name,
+        licence=source.licence or source.task.licence,
+        permissive=source.permissive,
+        records=len(source.train),
+        examples=len(examples.train),
+        digest=examples_digest(examples.train),
+    )
