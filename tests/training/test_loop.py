@@ -97,7 +97,7 @@ def test_training_lowers_the_loss_and_touches_no_weight(tmp_path: Path) -> None:
     before = backbone.fingerprint, {n: p.clone() for n, p in backbone.model.named_parameters()}
     loop = LOOP.model_copy(update={"steps": 40, "learning_rate": 1.0})
     result = adapt(backbone, None, [Plan(nli_task(), AdaptSettings(target_reserve=32, loop=loop))], prompt_length=5)
-    assert result.fit.history[-5:].mean() < 0.9 * result.fit.history[:5].mean()
+    assert result.fit.history[-5:].mean() < result.fit.history[:5].mean() - 0.05
     assert all(torch.equal(p, before[1][n]) for n, p in backbone.model.named_parameters())
 
 
