@@ -41,8 +41,8 @@ class SampleTask:
 def sample_suite(*, seed: int = 0, train: int = 200, validation: int = 40, test: int = 80) -> list[SampleTask]:
     """The 17 sample tasks with these numbers of records per split, the same for the same seed on any machine.
 
-    No text occurs twice within a task. About 40 % of the mentions in validation and test are words that no training
-    record of any task holds. The test split does not change with the size of the others.
+    No text occurs twice within a task. About two in five words drawn from a lexicon in validation and test are kept
+    for that split, so that no training record of any task draws them. The test split does not change with the size of the others.
     """
     if min(train, validation, test) < 0:
         raise ValueError("the number of records per split may not be negative")
