@@ -107,7 +107,7 @@ def _from_xml(path: Path) -> Iterator[_Document]:
         document = _Document(line_of(element), (element.findtext("id") or "").strip(), _infons(element))
         for passage in element.iterfind("passage"):
             sentences = passage.findall("sentence")
-            if passage.find("text") is not None or not sentences:
+            if passage.findtext("text") or not sentences:
                 document.pieces.append(_piece(path, passage))
             else:
                 document.pieces += [_piece(path, sentence) for sentence in sentences]
@@ -198,7 +198,7 @@ def _json_document(path: Path, line: int | None, value: dict[str, Any]) -> _Docu
     for passage in value["passages"]:
         sentences = passage.get("sentences") or []
         parts += [passage, *sentences]
-        for piece in [passage] if passage.get("text") is not None or not sentences else sentences:
+        for piece in [passage] if passage.get("text") or not sentences else sentences:
             offset = _number(path, line, piece["offset"], "offset of a passage")
             document.pieces.append((line, offset, piece.get("text") or ""))
     for part in parts:
