@@ -42,7 +42,9 @@ def sample_suite(*, seed: int = 0, train: int = 200, validation: int = 40, test:
     """The 17 sample tasks with these numbers of records per split, the same for the same seed on any machine.
 
     No text occurs twice within a task. About two in five words drawn from a lexicon in validation and test are kept
-    for that split, so that no training record of any task draws them. The test split does not change with the size of the others.
+    for that split, so that no training record of any task draws them.
+    The test split does not change with the size of the others. Raises ValueError when a size is negative or more
+    records are asked of a task than it has different texts.
     """
     if min(train, validation, test) < 0:
         raise ValueError("the number of records per split may not be negative")
