@@ -15,7 +15,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from clinprompt.corpora.catalog import catalog_entry, catalog_ids, load_corpus, resolve_data_dir
+from clinprompt.corpora.catalog import CatalogEntry, catalog_entry, catalog_ids, load_corpus, resolve_data_dir
 from clinprompt.corpora.formats import read_corpus
 from clinprompt.corpora.jsonl import record_to_dict
 from clinprompt.corpora.splits import carve_validation, sample
@@ -169,7 +169,8 @@ def load_task_data(
     splits: only these (all if None); the others come out empty. limit: at most so many records per split, the same
     ones in every run (those whose ids hash lowest). `data_dir` concerns catalog tasks (see `resolve_data_dir`); the
     files of a task YAML count from its own folder, and where it names no validation files, every eighth group of its
-    training records (by hash) is set aside for validation.
+    training records (by hash) is set aside for validation. Training records of a catalog corpus that repeat a text of
+    a target's test split (`CatalogEntry.withheld`: four sentences and one abstract in all) are left out.
 
     Raises TaskError for an unknown task or split, DataMissingError for corpora that are not there, CorpusError for
     files that cannot be read.
@@ -184,10 +185,18 @@ def load_task_data(
         licence = task.licence
     else:
         entry = catalog_entry(str(name_or_path))
-        found, own_role, licence = load_corpus(entry.id, data_dir), entry.role, entry.licence
+        found, own_role, licence = _without_leaks(entry, data_dir), entry.role, entry.licence
     wanted = splits or SPLITS
     kept = {split: sample(found.get(split, []), limit) if split in wanted else [] for split in SPLITS}
     return TaskData(task, role or own_role, kept, licence)
+
+
+def _without_leaks(entry: CatalogEntry, data_dir: Path | str | None) -> dict[str, list[Record]]:
+    withheld = frozenset(entry.withheld)
+    return {
+        split: [record for record in records if split == "test" or record.id not in withheld]
+        for split, records in load_corpus(entry.id, data_dir).items()
+    }
 
 
 def read_task_files(

@@ -55,7 +55,8 @@ class CatalogEntry(BaseModel):
 
     `permissive` says whether the licence lets anyone use the data without further thought (public domain, CC0, CC BY,
     MIT); for all others (NC, ND, SA, registration, none stated) `get` asks for consent. `expected` counts the records
-    per split. `files_of` names the entry whose files this one reads.
+    per split. `withheld` are ids of training records that repeat a text of a target's test split: `load_corpus` has
+    them, `clinprompt.suites.load_task_data` leaves them out. `files_of` names the entry whose files this one reads.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -70,6 +71,7 @@ class CatalogEntry(BaseModel):
     loader: str
     task: TaskDefinition
     expected: dict[str, int]
+    withheld: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
     files_of: str = ""
 
