@@ -112,7 +112,7 @@ def test_chemprot_marks_are_taken_out_and_later_marks_are_text() -> None:
 
 
 def test_overlap_rule() -> None:
-    words = "a b c d e f g h i j k l".split()
+    words = list("abcdefghijkl")
     question = Record("q", "", question=" ".join(words))  # five 8-grams
     two = Record("two", "", question=" ".join(words[:9]))  # shares two of five
     one = Record("one", "", question=" ".join(words[:8]) + " z")  # shares one of five
