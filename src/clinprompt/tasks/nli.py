@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from clinprompt.errors import TaskError
 from clinprompt.records import Record
 from clinprompt.tasks import surface
 from clinprompt.tasks.choices import choose
@@ -35,6 +36,10 @@ class NliCodec:
         return self.room.shorten(text, lambda part: self._source("", part), keep="start", reserve=reserve)
 
     def render(self, record: Record) -> list[Example]:
+        if record.label is not None and record.label not in self.task.labels:
+            raise TaskError(
+                f"task {self.task.name}: the label of record {record.id} is none of {', '.join(self.task.labels)}."
+            )
         hypothesis = self._hypothesis(record)
         windows = self.room.windows(record.text, lambda text: self._source(text, hypothesis))
         return [

@@ -55,14 +55,15 @@ class RelationCodec:
         question = f"Choose the relation of << >> and [[ ]]: {', '.join(self.choices)}."
         return surface.source(self.task.instruction or question, ("Text", text))
 
-    def _mark_cost(self) -> int:
-        """Tokens that one marked fragment may add: both marks, and words cut in two by them."""
-        return self.room.length("<< [[") + self.room.length(">> ]]") + 4
+    def _stage(self, record: Record) -> _Stage:
+        # One marked fragment adds both marks, and may cut words in two.
+        mark_cost = self.room.length("<< [[") + self.room.length(">> ]]") + 4
+        return _Stage(record, sentence_spans(record), mark_cost)
 
     def render(self, record: Record) -> list[Example]:
         gold = gold_labels(self.task, record)
         known = mention_index(record)
-        stage = _Stage(record, sentence_spans(record))
+        stage = self._stage(record)
         examples = []
         for head, tail in candidates(self.task, record):
             view = self._view(stage, known[head], known[tail])
@@ -76,7 +77,7 @@ class RelationCodec:
 
     def parse(self, record: Record, examples: Sequence[Example], outputs: Sequence[Output]) -> Prediction:
         known = mention_index(record)
-        stage = _Stage(record, sentence_spans(record))
+        stage = self._stage(record)
         relations: list[Relation] = []
         malformed: list[str] = []
         omitted = 0
@@ -100,7 +101,7 @@ class RelationCodec:
             if bare is None:
                 bare = self.room.length(self._source(marked(stage.record.text, (), (), pieces)))
                 stage.lengths[pieces] = bare
-            if bare + marks * self._mark_cost() <= self.room.budget:
+            if bare + marks * stage.mark_cost <= self.room.budget:
                 return True
             if bare > self.room.budget:
                 return False
@@ -131,6 +132,7 @@ class _Stage:
 
     record: Record
     sentences: list[Span]
+    mark_cost: int  # tokens that marking one fragment may add, at most
     lengths: dict[tuple[Span, ...], int] = field(default_factory=dict)  # tokens of a source without marks
 
     def sentence(self, entity: Entity) -> int:
