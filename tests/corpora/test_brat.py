@@ -151,9 +151,8 @@ def test_broken_line_is_named(tmp_path: Path, line: str, problem: str) -> None:
 
 
 def test_mismatch_can_be_left_out_with_what_refers_to_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    annotation = (
-        "T1\tDrug 0 7\tAspirin\nT2\tADE 28 32\tbump\nR1\tC Arg1:T1 Arg2:T2\nE1\tADE:T2 Cause:T1\nA1\tNeg T2\nA2\tNeg R1\n"
-    )
+    mentions = "T1\tDrug 0 7\tAspirin\nT2\tADE 28 32\tbump\n"
+    annotation = f"{mentions}R1\tC Arg1:T1 Arg2:T2\nE1\tADE:T2 Cause:T1\nA1\tNeg T2\nA2\tNeg R1\n"
     assert failure(tmp_path, annotation).line == 2
     with caplog.at_level(logging.WARNING):
         record = read_one(tmp_path, annotation, mismatch="skip")
@@ -172,7 +171,7 @@ def test_missing_half_of_a_pair(tmp_path: Path, kept: str, problem: str) -> None
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="no .txt and .ann files"):
+    with pytest.raises(CorpusError, match=r"no \.txt and \.ann files"):
         read_brat(tmp_path)
     with pytest.raises(CorpusError, match="no such file or folder"):
         read_brat(tmp_path / "absent")

@@ -95,7 +95,7 @@ def test_xlsx_with_empty_columns_is_fast(tmp_path: Path) -> None:
 def test_xlsx_sheets(tmp_path: Path) -> None:
     path = workbook(tmp_path, [["note"], ["a"]], title="Data")
     assert brief(read_tabular(path, {"text": "note"}, sheet="Data")) == [("t:1", "a", None)]
-    with pytest.raises(CorpusError, match="no sheet 'Dta'. Sheets: Data"):
+    with pytest.raises(CorpusError, match=r"no sheet 'Dta'\. Sheets: Data"):
         read_tabular(path, {"text": "note"}, sheet="Dta")
     with pytest.raises(CorpusError, match="not an XLSX workbook"):
         read_tabular(write(tmp_path, "x.xlsx", "note\na\n"), {"text": "note"})

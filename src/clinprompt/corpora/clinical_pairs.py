@@ -71,7 +71,7 @@ def read_mimic_cxr(
 def sections(report: str) -> dict[str, str]:
     """Heading → text of each section (the last of a repeated heading); what precedes the first is left out."""
     headings = list(_HEADING.finditer(report))
-    ends = [heading.start() for heading in headings[1:]] + [len(report)]
+    ends = [*(heading.start() for heading in headings), len(report)][1:]
     return {h[1].strip(): report[h.end() : end].strip() for h, end in zip(headings, ends, strict=True)}
 
 

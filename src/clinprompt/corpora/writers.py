@@ -130,9 +130,10 @@ CONLL_COLUMNS = ("token", "start", "end", "tag")
 def write_conll(records: Iterable[Record], path: Path) -> int:
     """Token, start, end and IOB2 tag, separated by tabs; `start` and `end` are offsets in the record's text.
 
-    Each record begins with ``-DOCSTART-<TAB>id<TAB>-X-<TAB>O``; each line of its text is a sentence. A token is a run
-    of letters and digits or one other character, cut where a mention begins or ends. Columns hold one tag per token:
-    of overlapping mentions the longest is kept, discontinuous ones are left out. Returns how many were left out.
+    Each record begins with ``-DOCSTART-<TAB>id<TAB>-X-<TAB>O``; each line of its text is a sentence, unless a mention
+    crosses the line end. A token is a run of letters and digits or one other character, cut where a mention begins or
+    ends. Columns hold one tag per token: of overlapping mentions the longest is kept, discontinuous ones are left out.
+    Returns how many were left out.
     """
     parts, left_out = [], 0
     for record in records:
@@ -153,9 +154,10 @@ def conll_rows(record: Record) -> tuple[str, int]:
     rows = [f"-DOCSTART-\t{_one_line(record.id)}\t-X-\tO", ""]
     previous = 0
     for start, end in tokens:
-        if "\n" in record.text[previous:start] and rows[-1]:
+        tag = tags.get(start, "O")
+        if "\n" in record.text[previous:start] and rows[-1] and not tag.startswith("I-"):
             rows.append("")
-        rows.append(f"{record.text[start:end]}\t{start}\t{end}\t{tags.get(start, 'O')}")
+        rows.append(f"{record.text[start:end]}\t{start}\t{end}\t{tag}")
         previous = end
     written = sum(tag.startswith("B-") for tag in tags.values())
     return "\n".join(rows).rstrip("\n") + "\n\n", len(record.entities) - written
