@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from clinprompt.backbone.fingerprint import folder_fingerprint, model_fingerprint
 from clinprompt.backbone.presets import BackbonePreset, find_preset, known_presets
@@ -114,6 +115,7 @@ def load_backbone(
     `name`: "embedded", a preset, a Hugging Face name, or a folder. `dtype`: float32 or bfloat16 (default: the
     preset's). `device`: cpu, cuda, cuda:1, or "auto" to spread over what there is. Raises BackboneError with the cure.
     """
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     preset = find_preset(str(name))
     folder = _resolve(str(name), preset, offline)
     if not any(folder.glob("*.safetensors")):

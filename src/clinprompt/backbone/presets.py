@@ -36,6 +36,9 @@ class BackbonePreset(BaseModel):
     dtype: Literal["float32", "bfloat16"] = "float32"
     prompt_position: PromptPosition = "start"
     prompt_length: int = Field(default=100, ge=1)
+    window: int | None = Field(
+        default=None, ge=16, description="most tokens of text per window in ner and relation tasks; none: what fits"
+    )
     learning_rate: float = Field(default=0.03, gt=0, description="of soft prompts and of the shared prompt")
     vector_learning_rate: float = Field(default=0.03, gt=0, description="of the task vectors u and v")
 

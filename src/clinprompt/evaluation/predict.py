@@ -30,6 +30,7 @@ def predict(
     position: PromptPosition = "start",
     limit: int = DEFAULT_ANSWER_LIMIT,
     reserve: int = 256,
+    window: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Prediction]:
     """Predictions for records, in order; gold is hidden from the model. `prompt` (l, d), None for zero-shot.
@@ -38,7 +39,7 @@ def predict(
     """
     prompts = (torch.zeros(0, backbone.width) if prompt is None else prompt)[None].to(backbone.device)
     decoder = Decoder(backbone, prompts, position)
-    codec = task_codec(backbone, task, prompts.shape[1], reserve)
+    codec = task_codec(backbone, task, prompts.shape[1], reserve, window)
     hidden = [blind(task, record) for record in records]
     rendered = [codec.render(record) for record in hidden]
     flat = [example for examples in rendered for example in examples]
@@ -98,5 +99,6 @@ def predict_task(
         position=card.position,
         limit=card.answer_limit[0] if card.answer_limit else DEFAULT_ANSWER_LIMIT,
         reserve=int(card.settings.get("target_reserve", 256)),
+        window=card.settings.get("window"),
         progress=progress,
     )

@@ -28,6 +28,11 @@ class NerCodec:
     def __post_init__(self) -> None:
         self.room.check(self._source(""), self.task.name)
 
+    @property
+    def instruction(self) -> str:
+        """A source without any text: what every example of the task costs."""
+        return self._source("")
+
     def _source(self, text: str) -> str:
         instruction = self.task.instruction or f"Find: {', '.join(self.task.labels)}."
         return surface.source(instruction, ("Text", text))

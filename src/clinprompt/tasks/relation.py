@@ -51,6 +51,11 @@ class RelationCodec:
         labels = [label for label in self.task.labels if label.lower() != surface.NONE]
         return (*labels, surface.NONE)
 
+    @property
+    def instruction(self) -> str:
+        """A source without any text: what every example of the task costs."""
+        return self._source("")
+
     def _source(self, text: str) -> str:
         question = f"Choose the relation of << >> and [[ ]]: {', '.join(self.choices)}."
         return surface.source(self.task.instruction or question, ("Text", text))

@@ -137,6 +137,7 @@ def _examples(backbone: Backbone, plan: Plan, length: int, position: PromptPosit
         prompt_length=length,
         position=position,
         reserve=settings.target_reserve,
+        window=settings.window,
     )
 
 
@@ -218,7 +219,10 @@ def _task_files(
             mode=plan.settings.mode if metaprompt else "",
             metaprompt=metaprompt.digest if metaprompt else "",
             answer_limit=(answer_limit(seen.train, plan.settings.target_reserve),),
-            settings=plan.settings.model_dump(mode="json"),
+            settings={
+                **plan.settings.model_dump(mode="json"),
+                "window": plan.settings.window or backbone.preset.window,
+            },
             data=(data_note(plan.target, seen),),
             metrics={} if math.isnan(loss) else {"validation_loss": round(loss, 4)},
         )

@@ -12,8 +12,11 @@ from clinprompt.errors import TaskError
 from clinprompt.records import Record
 from clinprompt.tasks.codec import Codec, Example
 from clinprompt.tasks.definition import TaskDefinition
+from clinprompt.tasks.ner import NerCodec
 from clinprompt.tasks.registry import codec_for
+from clinprompt.tasks.relation import RelationCodec
 from clinprompt.tasks.surface import NONE
+from clinprompt.tasks.triples import TripleCodec
 from clinprompt.training.batching import TaskExamples
 
 NEGATIVES = 1.0
@@ -21,9 +24,21 @@ NEGATIVES = 1.0
 and pairs without a relation outnumber the others up to 9:1, and a short training would learn to say nothing."""
 
 
-def task_codec(backbone: Backbone, task: TaskDefinition, prompt_length: int, reserve: int) -> Codec:
-    """The codec of a task with windows that fit this backbone beside a prompt and an answer."""
-    return codec_for(task, backbone.length, source_budget(backbone, prompt_length, reserve))
+def task_codec(
+    backbone: Backbone, task: TaskDefinition, prompt_length: int, reserve: int, window: int | None = None
+) -> Codec:
+    """The codec of a task with windows that fit this backbone beside a prompt and an answer of `reserve` tokens.
+
+    `window` (default: the backbone preset's) bounds the text of a ner or relation window further: the answer grows
+    with the text there, and must fit. Other tasks are asked about as much text at once as there is room for.
+    """
+    budget = source_budget(backbone, prompt_length, reserve)
+    codec = codec_for(task, backbone.length, budget)
+    window = window or backbone.preset.window
+    if window is None or task.type not in ("ner", "relation"):
+        return codec
+    assert isinstance(codec, NerCodec | RelationCodec | TripleCodec)
+    return codec_for(task, backbone.length, min(budget, window + backbone.length(codec.instruction)))
 
 
 def hashed_order(name: str, identifiers: Sequence[str], seed: int = 0) -> list[int]:
@@ -61,13 +76,14 @@ def prepare(
     prompt_length: int,
     position: PromptPosition,
     reserve: int,
+    window: int | None = None,
     limit: int | None = None,
 ) -> TaskExamples:
     """Encode a task's training and validation records. Examples longer than the context are left out and counted.
 
     Raises TaskError when nothing is left to train on.
     """
-    codec = task_codec(backbone, task, prompt_length, reserve)
+    codec = task_codec(backbone, task, prompt_length, reserve, window)
     chosen = balanced(task.name, [e for r in train for e in codec.render(r)], limit)
     held = balanced(task.name, [e for r in validation for e in codec.render(r)], limit)
     encoded = encode_examples(backbone, chosen, position)

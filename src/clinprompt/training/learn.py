@@ -74,6 +74,7 @@ def learn(
     """
     _check(sources)
     processes = processes or Processes()
+    settings = settings.model_copy(update={"window": settings.window or backbone.preset.window})
     length, position = prompt_shape(backbone, settings)
     examples = [_examples(backbone, source, settings, length, position) for source in sources]
     run = run_identity(backbone, settings, examples)
@@ -155,6 +156,7 @@ def _examples(
         prompt_length=length,
         position=position,
         reserve=settings.target_reserve,
+        window=settings.window,
         limit=settings.limit,
     )
 

@@ -60,6 +60,7 @@ class LearnSettings(BaseModel):
     limit: int = Field(default=1000, ge=1, description="training records per source task (hashed sample)")
     validation_records: int = Field(default=64, ge=0, description="validation records per source task")
     target_reserve: int = Field(default=256, ge=8, description="tokens kept free for the answer")
+    window: int | None = Field(default=None, ge=16, description="tokens of text per window in ner and relation tasks")
     teacher: LoopSettings = LoopSettings(steps=200, batch_size=8, evaluate_every=50)
     source: LoopSettings = LoopSettings(steps=600, batch_size=32, evaluate_every=100)
     weight_logits: float = Field(default=0.9, ge=0, description="λ of the logit term [R]")
@@ -96,6 +97,7 @@ class AdaptSettings(BaseModel):
     limit: int | None = Field(default=None, ge=1, description="training records used when `shots` is not given")
     validation_records: int = Field(default=64, ge=0)
     target_reserve: int = Field(default=256, ge=8)
+    window: int | None = Field(default=None, ge=16)
     loop: LoopSettings = LoopSettings(steps=200, batch_size=16, evaluate_every=25, patience=0)
     seed: int = 0
 

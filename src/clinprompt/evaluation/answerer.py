@@ -1,0 +1,89 @@
+"""What answers a task on a backbone: a task file, one source task of a metaprompt, or the bare instruction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from clinprompt.backbone.model import Backbone
+from clinprompt.backbone.presets import PromptPosition
+from clinprompt.evaluation.decoding import Decoder
+from clinprompt.evaluation.predict import DEFAULT_ANSWER_LIMIT, answer, predict
+from clinprompt.prompts.artifact import Card, Metaprompt, TaskPrompt, require_backbone
+from clinprompt.records import Record
+from clinprompt.tasks.codec import Prediction
+from clinprompt.tasks.definition import TaskDefinition
+from clinprompt.tasks.registry import blind
+from clinprompt.training.examples import task_codec
+
+DEFAULT_RESERVE = 256  # tokens kept free for an answer, where no card says otherwise
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """A task, its prompt (l, d) or None for zero-shot, and how long an answer may be."""
+
+    backbone: Backbone
+    task: TaskDefinition
+    prompt: Tensor | None
+    position: PromptPosition = "start"
+    limit: int = DEFAULT_ANSWER_LIMIT
+    reserve: int = DEFAULT_RESERVE
+
+    def answers(
+        self, records: Sequence[Record], progress: Callable[[int, int], None] | None = None
+    ) -> list[Prediction]:
+        """Predictions for all records at once, in order; `progress` counts examples (windows, pairs)."""
+        return predict(
+            self.backbone,
+            self.task,
+            records,
+            self.prompt,
+            position=self.position,
+            limit=self.limit,
+            reserve=self.reserve,
+            progress=progress,
+        )
+
+    def stream(self, records: Iterable[Record], *, batch: int = 32) -> Iterator[tuple[Record, Prediction]]:
+        """Predictions as they come, `batch` records at a time; the prompt's keys and values are computed once."""
+        prompt = torch.zeros(0, self.backbone.width) if self.prompt is None else self.prompt
+        decoder = Decoder(self.backbone, prompt[None].to(self.backbone.device), self.position)
+        codec = task_codec(self.backbone, self.task, len(prompt), self.reserve)
+        source = iter(records)
+        while portion := list(islice(source, batch)):
+            hidden = [blind(self.task, record) for record in portion]
+            rendered = [codec.render(record) for record in hidden]
+            flat = [example for examples in rendered for example in examples]
+            outputs = iter(answer(decoder, flat, [0] * len(flat), self.limit))
+            for record, shown, examples in zip(portion, hidden, rendered, strict=True):
+                yield record, codec.parse(shown, examples, [next(outputs) for _ in examples])
+
+
+def of_task(backbone: Backbone, artifact: TaskPrompt, task: TaskDefinition | None = None) -> Answerer:
+    """A task file as answerer; `task` replaces the definition in its card (another corpus of the same type)."""
+    require_backbone(artifact.card, backbone, f"task file of {artifact.task.name!r}")
+    card = artifact.card
+    limit = card.answer_limit[0] if card.answer_limit else DEFAULT_ANSWER_LIMIT
+    return Answerer(backbone, task or artifact.task, artifact.prompt, card.position, limit, _reserve(card))
+
+
+def of_source(backbone: Backbone, metaprompt: Metaprompt, name: str, task: TaskDefinition | None = None) -> Answerer:
+    """One source task of a metaprompt as answerer. Raises ArtifactError for an unknown name."""
+    require_backbone(metaprompt.card, backbone, "metaprompt")
+    row, card = metaprompt.row(name), metaprompt.card
+    limit = card.answer_limit[row] if card.answer_limit else DEFAULT_ANSWER_LIMIT
+    return Answerer(backbone, task or card.tasks[row], metaprompt.prompt(name), card.position, limit, _reserve(card))
+
+
+def zero_shot(backbone: Backbone, task: TaskDefinition, limit: int = DEFAULT_ANSWER_LIMIT) -> Answerer:
+    """The frozen backbone with the instruction only."""
+    return Answerer(backbone, task, None, limit=limit)
+
+
+def _reserve(card: Card) -> int:
+    return int(card.settings.get("target_reserve", DEFAULT_RESERVE))

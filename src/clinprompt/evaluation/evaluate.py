@@ -1,0 +1,110 @@
+"""Scores of a task on a split: metrics with intervals, and how answers failed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from clinprompt.backbone.encoding import Encoded
+from clinprompt.backbone.injection import collate, label_states, token_losses
+from clinprompt.backbone.model import Backbone
+from clinprompt.errors import TaskError
+from clinprompt.evaluation.answerer import Answerer
+from clinprompt.records import Record
+from clinprompt.tasks.codec import Prediction
+from clinprompt.tasks.definition import TaskDefinition
+from clinprompt.tasks.metrics import ErrorCounts, Score, error_analysis, headline, score
+from clinprompt.training.batching import chunks
+from clinprompt.training.examples import sample_records
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out: `n` records were scored of the `available` ones (fewer: a sample chosen by hash).
+
+    ungrounded: generated mentions that are not in the text (each is an error); malformed: parts of answers that follow
+    no format; omitted: records of which a part could not be shown. `errors` for NER only.
+    """
+
+    task: TaskDefinition
+    split: str
+    n: int
+    available: int
+    scores: dict[str, Score]
+    headline: str
+    ungrounded: int
+    malformed: int
+    omitted: int
+    errors: ErrorCounts | None
+    predictions: tuple[Prediction, ...] = ()
+
+    @property
+    def value(self) -> Score:
+        """The headline score."""
+        return self.scores[self.headline]
+
+    def summary(self) -> dict[str, Any]:
+        """JSON-ready, without any text of a record; an undefined metric is None."""
+        found = {
+            "task": self.task.name,
+            "type": self.task.type,
+            "split": self.split,
+            "n": self.n,
+            "available": self.available,
+            "sampled": self.n < self.available,
+            "headline": self.headline,
+            "metrics": {name: _plain(value) for name, value in self.scores.items()},
+            "ungrounded": self.ungrounded,
+            "malformed": self.malformed,
+            "omitted": self.omitted,
+        }
+        return found | ({"errors": asdict(self.errors)} if self.errors else {})
+
+
+def evaluate_records(
+    answerer: Answerer,
+    records: Sequence[Record],
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Predict and score records; with `limit` a fixed sample of them, chosen by hash. Raises TaskError for none."""
+    task = answerer.task
+    if not records:
+        raise TaskError(f"task {task.name}: there are no {split} records. Choose another --split, or add files for it.")
+    chosen = sample_records(task.name, records, limit) if limit is not None else list(records)
+    predictions = answerer.answers(chosen, progress)
+    return Evaluation(
+        task=task,
+        split=split,
+        n=len(chosen),
+        available=len(records),
+        scores=score(task, chosen, predictions, seed=seed),
+        headline=headline(task),
+        ungrounded=sum(len(p.ungrounded) for p in predictions),
+        malformed=sum(len(p.malformed) for p in predictions),
+        omitted=sum(p.omitted > 0 for p in predictions),
+        errors=error_analysis(chosen, predictions, list(task.labels)) if task.type == "ner" else None,
+        predictions=tuple(predictions),
+    )
+
+
+@torch.no_grad()
+def prompt_loss(backbone: Backbone, examples: Sequence[Encoded], prompt: torch.Tensor) -> float:
+    """Mean loss per label of examples under one prompt (l, d); NaN without examples."""
+    total, count, prompt = 0.0, 0, prompt.to(backbone.device)
+    for chunk in chunks([len(e.ids) + len(prompt) for e in examples], 8192):
+        batch = collate(backbone, [examples[i] for i in chunk])
+        losses = token_losses(backbone, label_states(backbone, batch, prompt.expand(len(chunk), -1, -1)))
+        total, count = total + float(losses.sum()), count + len(losses)
+    return total / count if count else math.nan
+
+
+def _plain(value: Score) -> dict[str, float | None]:
+    return {k: None if math.isnan(v) else round(v, 3) for k, v in asdict(value).items()}

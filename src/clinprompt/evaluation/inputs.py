@@ -1,0 +1,142 @@
+"""What `predict` reads: text files, folders, BRAT pairs, JSON Lines and standard input become records.
+
+Nothing is held that need not be: JSON Lines are read line by line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from clinprompt.corpora.brat import read_brat
+from clinprompt.corpora.jsonl import record_from_dict
+from clinprompt.corpora.source import document_id, files_in, read_text
+from clinprompt.errors import CorpusError
+from clinprompt.records import Record
+from clinprompt.tasks.definition import TaskDefinition
+
+LINES = (".jsonl", ".ndjson")
+NEEDS = {
+    "nli": "`hypothesis` beside `text` (the premise)",
+    "qa": "`question`",
+    "options": "`question` and `options`",
+    "relation": "the entities of each text",
+}
+
+
+def read_inputs(task: TaskDefinition, inputs: Sequence[Path], stdin: TextIO | None = None) -> Iterator[Record]:
+    """Records of all inputs in order; ``-`` (or no input at all) is standard input.
+
+    .txt (and any other text file): one document each, with the entities of the .ann file beside it where the task is
+    given entities. Folder: its .txt and .jsonl files, subfolders included. .jsonl: one record a line. Standard input:
+    JSON Lines if it begins with ``{``, else one document. Raises CorpusError where a record lacks what the task asks.
+    """
+    for path in inputs or [Path("-")]:
+        if str(path) == "-":
+            if stdin is None:
+                raise CorpusError(path, None, "standard input cannot be read here.", "Name files.")
+            records = _standard_input(stdin)
+        else:
+            records = _file(task, path)
+        yield from records
+
+
+def _file(task: TaskDefinition, path: Path) -> Iterator[Record]:
+    if path.is_dir():
+        found = files_in(path, ".txt", *LINES)
+        if not found:
+            raise CorpusError(path, None, "no .txt or .jsonl file in this folder.", "Name the folder that holds them.")
+        for file in found:
+            yield from _one(task, file, document_id(file, path))
+    else:
+        yield from _one(task, path, path.stem)
+
+
+def _one(task: TaskDefinition, path: Path, identifier: str) -> Iterator[Record]:
+    if path.suffix.lower() in LINES:
+        try:
+            with path.open(encoding="utf-8", newline="\n") as lines:
+                yield from _lines(task, path, lines)
+        except FileNotFoundError:
+            raise CorpusError(path, None, "no such file.", "Check the path.") from None
+        except UnicodeDecodeError as error:
+            raise CorpusError(path, None, f"not UTF-8 ({error.reason}).", "Save the file as UTF-8.") from None
+        return
+    if _given_entities(task) and path.with_suffix(".ann").is_file():
+        records: Iterable[Record] = read_brat(path)
+    else:
+        records = [Record(identifier, read_text(path))]
+    for record in records:
+        yield _complete(task, record, path, None)
+
+
+def _standard_input(stdin: TextIO) -> Iterator[Record]:
+    """JSON Lines if the first character that is no space is a brace, else one document."""
+    task_free = Path("standard input")
+    first = ""
+    for line in stdin:
+        first += line
+        if line.strip():
+            break
+    if first.lstrip().startswith("{"):
+        yield from _lines(None, task_free, _chained(first, stdin))
+    elif text := first + stdin.read():
+        yield Record("stdin", text)
+
+
+def _chained(first: str, rest: TextIO) -> Iterator[str]:
+    yield from first.splitlines(keepends=True)
+    yield from rest
+
+
+def _lines(task: TaskDefinition | None, path: Path, lines: Iterable[str]) -> Iterator[Record]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = record_from_dict(_normal(json.loads(line), number))
+        except json.JSONDecodeError as error:
+            raise CorpusError(path, number, f"not JSON at column {error.colno}.", "One object a line.") from None
+        except (ValueError, RecursionError) as error:
+            raise CorpusError(path, number, f"not a record: {error}.", "Correct the line.") from None
+        yield _complete(task, record, path, number) if task else record
+
+
+def _normal(data: Any, number: int) -> Any:
+    """The short forms people write: no id (the line number), no text (empty), options as a list or an object."""
+    if not isinstance(data, dict):
+        return data
+    data = {"id": str(number), "text": "", **data}
+    if isinstance(data["id"], int):
+        data["id"] = str(data["id"])
+    options = data.get("options")
+    if isinstance(options, dict):
+        data["options"] = [[str(key), text] for key, text in options.items()]
+    elif isinstance(options, list) and all(isinstance(option, str) for option in options):
+        data["options"] = [[chr(ord("A") + i), text] for i, text in enumerate(options)]
+    return data
+
+
+def _given_entities(task: TaskDefinition) -> bool:
+    return task.type == "relation" and task.entities == "given"
+
+
+def _complete(task: TaskDefinition, record: Record, path: Path, line: int | None) -> Record:
+    lacks = _lacking(task, record)
+    if lacks is None:
+        return record
+    cure = "Give JSON Lines with these fields" + (", or BRAT .txt/.ann pairs." if lacks == "relation" else ".")
+    raise CorpusError(path, line, f"record {record.id!r}: the task {task.name!r} needs {NEEDS[lacks]}.", cure)
+
+
+def _lacking(task: TaskDefinition, record: Record) -> str | None:
+    """The key of NEEDS that the record does not meet, None if it has all."""
+    if task.type == "nli" and not record.hypothesis:
+        return "nli"
+    if task.type == "qa" and not record.question:
+        return "options" if task.answer_kind == "options" else "qa"
+    if task.type == "qa" and task.answer_kind == "options" and not record.options:
+        return "options"
+    return "relation" if _given_entities(task) and not record.entities else None
