@@ -9,8 +9,11 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 
 from clinprompt.errors import CorpusError
 from clinprompt.records import Entity, Span
@@ -37,6 +40,19 @@ def read_bytes(path: Path) -> bytes:
         raise CorpusError(path, None, f"cannot be read: {error.strerror}.", "Check its permissions.") from None
 
 
+_ignored: ContextVar[Mapping[Path, Collection[int]]] = ContextVar("ignored", default=MappingProxyType({}))
+
+
+@contextmanager
+def ignoring_lines(lines: Mapping[Path, Collection[int]]) -> Iterator[None]:
+    """Within, `read_text` gives these 1-based lines of a file as empty ones: how a checker gets past an error."""
+    token = _ignored.set(lines)
+    try:
+        yield
+    finally:
+        _ignored.reset(token)
+
+
 def read_text(path: Path, encoding: str = "utf-8", *, keep_bom: bool = False) -> str:
     """The text of a file with its line ends untouched. Raises CorpusError naming the line that is not `encoding`."""
     raw = read_bytes(path)
@@ -48,6 +64,8 @@ def read_text(path: Path, encoding: str = "utf-8", *, keep_bom: bool = False) ->
         raise CorpusError(path, line, f"byte {error.start} is not {encoding}.", cure) from None
     except LookupError:
         raise CorpusError(path, None, f"unknown encoding {encoding!r}.", "Use a Python codec name: utf-8.") from None
+    if ignored := _ignored.get().get(path):
+        text = "\n".join("" if n in ignored else line for n, line in enumerate(text.split("\n"), start=1))
     return text if keep_bom else text.removeprefix(BOM)
 
 
