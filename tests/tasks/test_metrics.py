@@ -92,6 +92,18 @@ def test_relations_compare_spans_not_names() -> None:
     assert score(REL, concepts, [Prediction(concepts[0])], resamples=0)["strict_f1"].value == 100
 
 
+def test_predicted_mentions_stand_for_gold_concepts() -> None:
+    task = REL.model_copy(update={"entities": "predicted", "scope": "document"})
+    mentions = (Entity("T1", "D", ((0, 5),), ("C1", "C2")), Entity("T2", "E", ((6, 9),), ("C3",)))
+    gold = [Record("0", TEXT, mentions, (Relation("treats", "C2", "C3"),))]
+    found = (Entity("E1", "D", ((0, 5),)), Entity("E2", "E", ((6, 9),)), Entity("E3", "E", ((20, 29),)))
+    relations = (Relation("treats", "E1", "E2"), Relation("treats", "E1", "E3"), Relation("treats", "E2", "E1"))
+    predicted = [Prediction(Record("0", TEXT, found, relations))]
+    assert score(task, gold, predicted, resamples=0)["strict_precision"].value == pytest.approx(100 / 3)
+    either = task.model_copy(update={"directed": False})
+    assert score(either, gold, predicted, resamples=0)["strict_f1"].value == pytest.approx(100 * 2 / 3)
+
+
 @settings(max_examples=100, deadline=None)
 @given(pairs=st.lists(st.tuples(st.sampled_from("xyz"), st.sampled_from("xyz")), min_size=1, max_size=30))
 def test_accuracy_and_macro_f1(pairs: list[tuple[str, str]]) -> None:

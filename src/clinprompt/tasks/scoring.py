@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from clinprompt.errors import TaskError
 from clinprompt.records import Record, Span
 from clinprompt.tasks.codec import Prediction
 from clinprompt.tasks.definition import TaskDefinition
+from clinprompt.tasks.pairs import is_concept_level
 from clinprompt.tasks.qa import gold_answer
 from clinprompt.tasks.surface import NONE
 
@@ -143,7 +145,10 @@ def _add_ungrounded(sheet: Sheet, predictions: Sequence[Prediction], total: str)
 # --- relations
 
 
-def relation_keys(task: TaskDefinition, record: Record) -> set[tuple[str, Any, Any]]:
+RelationKey = tuple[str, Any, Any]
+
+
+def relation_keys(task: TaskDefinition, record: Record) -> set[RelationKey]:
     """The distinct (type, head, tail) of a record: an argument is its entity's spans, or its concept id. The order of
     the arguments is dropped if the task says that relations have no direction."""
     spans = {entity.id: entity.spans for entity in record.entities}
@@ -159,16 +164,32 @@ def relation_keys(task: TaskDefinition, record: Record) -> set[tuple[str, Any, A
 
 def relation_sheet(task: TaskDefinition, gold: Sequence[Record], predictions: Sequence[Prediction]) -> Sheet:
     """Strict F1 over all gold relations, those included that no candidate pair could express; an ungrounded triple is
-    a false positive."""
+    a false positive. Where gold relates concepts and entities are predicted, a predicted mention stands for the
+    concept that gold gives a mention with the same spans."""
     sheet = Sheet(len(gold))
     for row, (record, prediction) in enumerate(zip(gold, predictions, strict=True)):
         invented = Counter(kind for kind, _ in prediction.ungrounded)
-        _count_strict(sheet, row, relation_keys(task, record), relation_keys(task, prediction.record), invented)
+        wanted, found = relation_keys(task, record), relation_keys(task, prediction.record)
+        if task.entities == "predicted" and is_concept_level(task, record):
+            found = {_as_concepts(task, key, record, wanted) for key in found}
+        _count_strict(sheet, row, wanted, found, invented)
     sheet.add_f1("strict")
     for label in _seen(sheet, list(task.labels)):
         sheet.add_f1("strict", f"/{label}", ("f1",))
     _add_ungrounded(sheet, predictions, "strict:predicted")
     return sheet
+
+
+def _as_concepts(task: TaskDefinition, key: RelationKey, gold: Record, wanted: set[RelationKey]) -> RelationKey:
+    """A predicted relation between mentions as the gold relation between their concepts, if there is one."""
+    heads, tails = (
+        [concept for entity in gold.entities if entity.spans == spans for concept in entity.concepts]
+        for spans in key[1:]
+    )
+    named = [(key[0], head, tail) for head, tail in product(heads, tails)]
+    if not task.directed:
+        named += [(kind, tail, head) for kind, head, tail in named]
+    return next((candidate for candidate in named if candidate in wanted), key)
 
 
 # --- classes
