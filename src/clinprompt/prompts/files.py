@@ -18,12 +18,13 @@ from clinprompt.errors import ArtifactError
 def write_atomically(tensors: dict[str, Tensor], metadata: dict[str, Any], path: Path) -> None:
     """Write a file beside `path`, flush it to disk, and move it into place in one step.
 
-    `kill -9` at any moment leaves either the old file or the new one.
+    `kill -9` at any moment leaves either the old file or the new one. The order of keys is kept: that of a task's
+    labels is the order in its instruction.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(plain, partial, metadata={key: json.dumps(value, sort_keys=True) for key, value in metadata.items()})
+    save_file(plain, partial, metadata={key: json.dumps(value) for key, value in metadata.items()})
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)
