@@ -244,11 +244,19 @@ def _check_duplicates(split: str, records: Sequence[Record]) -> Iterator[Finding
     yield _finding("warning", "duplicate", "records that repeat the whole input of an earlier one", split, twice)
     golds: dict[tuple[Any, ...], set[Any]] = defaultdict(set)
     for record in filled:
-        golds[_input(record)].add((record.label, record.answer, record.summary))
+        golds[_input(record)].add(_gold(record))
     contradicting = [record for record in twice if len(golds[_input(record)]) > 1]
     if contradicting:
         message = "records with the same input as an earlier one and another answer"
         yield _finding("warning", "contradiction", message, split, contradicting)
+
+
+def _gold(record: Record) -> tuple[Any, ...]:
+    """What a record teaches, ids and order aside."""
+    spans = {entity.id: entity.spans for entity in record.entities}
+    mentions = frozenset((entity.type, entity.spans) for entity in record.entities)
+    relations = frozenset((r.type, spans.get(r.head, r.head), spans.get(r.tail, r.tail)) for r in record.relations)
+    return record.label, record.answer, record.summary, mentions, relations
 
 
 def _check_mentions(split: str, records: Sequence[Record]) -> Iterator[Finding]:
