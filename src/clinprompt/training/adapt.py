@@ -72,7 +72,7 @@ def adapt(
         require_backbone(metaprompt.card, backbone, "metaprompt")
     length = metaprompt.shared.shape[0] if metaprompt else prompt_length or backbone.preset.prompt_length
     position = metaprompt.card.position if metaprompt else backbone.preset.prompt_position
-    examples = [_examples(backbone, plan, length, position) for plan in plans]
+    examples = [plan_examples(backbone, plan, length, position) for plan in plans]
     bank: DirectBank | DecomposedBank
     if metaprompt is None:
         bank, rates = _free_bank(backbone, plans, length)
@@ -121,7 +121,8 @@ def _check(plans: Sequence[Plan], metaprompt: Metaprompt | None) -> Plan:
     return first
 
 
-def _examples(backbone: Backbone, plan: Plan, length: int, position: PromptPosition) -> TaskExamples:
+def plan_examples(backbone: Backbone, plan: Plan, length: int, position: PromptPosition) -> TaskExamples:
+    """The encoded examples of a plan: its few-shot draw, or all its training records up to the limit."""
     task, settings = plan.target.task, plan.settings
     if settings.shots is None:
         records = sample_records(task.name, plan.target.train, settings.limit)

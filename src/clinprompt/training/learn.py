@@ -76,7 +76,7 @@ def learn(
     processes = processes or Processes()
     settings = settings.model_copy(update={"window": settings.window or backbone.preset.window})
     length, position = prompt_shape(backbone, settings)
-    examples = [_examples(backbone, source, settings, length, position) for source in sources]
+    examples = [source_examples(backbone, source, settings, length, position) for source in sources]
     run = run_identity(backbone, settings, examples)
     _claim(folder, run, settings, processes)
     teachers, teacher_fit = _teachers(backbone, examples, settings, length, folder, run, processes, progress)
@@ -144,9 +144,10 @@ def _check(sources: Sequence[SourceTask]) -> None:
         raise TrainingError("a metaprompt is learned from at least two source tasks; use `adapt` to learn one task")
 
 
-def _examples(
+def source_examples(
     backbone: Backbone, source: SourceTask, settings: LearnSettings, length: int, position: PromptPosition
 ) -> TaskExamples:
+    """The encoded examples of a source task, sampled by hash up to the settings' limits."""
     name = source.task.name
     return prepare(
         backbone,
