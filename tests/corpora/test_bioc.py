@@ -46,7 +46,7 @@ def write(folder: Path, content: str, name: str = "corpus.xml") -> Path:
 
 
 def check(record: Record) -> None:
-    assert record.text == "Oral & nasal lesions\n\n\n\nAfter aspirin.\nGone."
+    assert record.text == "Oral & nasal lesions\n\n\n\nAfter aspirin. Gone."
     assert [(e.id, e.type, e.text_in(record.text)) for e in record.entities] == [
         ("1", "Disease", "Oral lesions"),
         ("2", "Chemical", "aspirin"),

@@ -88,7 +88,7 @@ HEAD = "1|t|Aspirin\n1|a|Rash.\n"
         (HEAD + "1\t0\tx\tAspirin\tChemical\tD1\n", 3, "a mention needs"),
         (HEAD + "1\t0\t7\tAspirin\n", 3, "a mention needs"),
         (HEAD + "1 0 7 Aspirin Chemical D1\n", 3, "neither a passage"),
-        (HEAD + "2\t0\t7\tAspirin\tChemical\tD1\n", 3, "outside its document"),
+        (HEAD + "2\t0\t7\tAspirin\tChemical\tD1\n", 3, "not the id of the document"),
         (HEAD + "1\tCID\tD1\t\n", 3, "two concept ids"),
         (HEAD + "\n" + HEAD.replace("1|", "2|") + "\n" + HEAD, 7, "appears twice"),
         ("1|a|Rash.\n", 1, "passage |a|"),

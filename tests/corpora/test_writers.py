@@ -109,7 +109,7 @@ def test_jsonl_escapes_what_utf8_cannot_hold(tmp_path: Path) -> None:
         ('{"id": "a", "text": "secret", "relations": [{}]}', "`type`, `head` and `tail`"),
         ('{"id": "a", "text": "secret", "options": ["yes"]}', "not a pair"),
         ('{"id": "a", "text": "secret", "meta": []}', "`meta` is not an object"),
-        ("[]", "a list where a record"),
+        ("[]", "not an object"),
         ("{", "not JSON"),
         ('{"id": "first", "text": ""}', "'first' appears twice"),
     ],

@@ -28,6 +28,16 @@ _CONCEPT_ARGUMENTS = ("entity1", "entity2")  # BioRED relates concepts, and name
 _LARGEST_GAP = 100_000  # characters between passages; a larger one is a damaged offset, not a gap
 
 
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A passage or sentence; `filler` is what a gap before it is filled with."""
+
+    line: int | None
+    offset: int
+    text: str
+    filler: str
+
+
 @dataclass(slots=True)
 class _Annotation:
     line: int | None
@@ -50,7 +60,7 @@ class _Document:
     line: int | None
     id: str
     infons: dict[str, str]
-    pieces: list[tuple[int | None, int, str]] = field(default_factory=list)  # (line, offset, text)
+    pieces: list[_Piece] = field(default_factory=list)
     annotations: list[_Annotation] = field(default_factory=list)
     links: list[_Link] = field(default_factory=list)
 
@@ -65,12 +75,13 @@ def read_bioc(
 ) -> list[Record]:
     """One record per document of a BioC file: XML, JSON (a collection, a list or one document) or JSON Lines.
 
-    The text is assembled so that document offsets hold: passages (or their sentences) at their offsets, gaps filled
-    with line feeds. Several locations of an annotation make a discontinuous mention; its type is the infon `type_key`,
-    its concepts those of `concept_keys` (compared without case). A relation goes from its first node to each other
-    one (roles head/subject/Arg1 first, if named so); without nodes, from infon `entity1` to `entity2`. Document infons
-    are in `meta["infons"]`, those of relations in `meta["relation_infons"]`.
-    `mismatch` "skip" leaves out mentions whose offsets do not hold and counts them in the log. Raises CorpusError.
+    The text is assembled so that document offsets hold: passages (or their sentences) at their offsets, gaps between
+    passages filled with line feeds, between sentences with spaces. Several locations of an annotation make a
+    discontinuous mention; its type is the infon `type_key`, its concepts those of `concept_keys` (compared without
+    case). A relation goes from its first node to each other one (roles head/subject/Arg1 first, if named so); without
+    nodes, from infon `entity1` to `entity2`. Document infons are in `meta["infons"]`, those of relations in
+    `meta["relation_infons"]`. `mismatch` "skip" leaves out mentions whose offsets do not hold and counts them in the
+    log. Raises CorpusError.
     """
     path = Path(path)
     text = read_text(path, encoding) if _is_json(path) else None
@@ -107,10 +118,8 @@ def _from_xml(path: Path) -> Iterator[_Document]:
         document = _Document(line_of(element), (element.findtext("id") or "").strip(), _infons(element))
         for passage in element.iterfind("passage"):
             sentences = passage.findall("sentence")
-            if passage.findtext("text") or not sentences:
-                document.pieces.append(_piece(path, passage))
-            else:
-                document.pieces += [_piece(path, sentence) for sentence in sentences]
+            parts = [passage] if passage.findtext("text") or not sentences else sentences
+            document.pieces += [_piece(path, part, first=part is parts[0]) for part in parts]
         document.annotations = [_xml_annotation(path, a) for a in element.iter("annotation")]
         document.links = [_xml_link(r) for r in element.iter("relation")]
         yield document
@@ -120,9 +129,9 @@ def _infons(element: etree._Element) -> dict[str, str]:
     return {str(child.get("key")): child.text or "" for child in element.iterfind("infon")}
 
 
-def _piece(path: Path, element: etree._Element) -> tuple[int | None, int, str]:
+def _piece(path: Path, element: etree._Element, *, first: bool) -> _Piece:
     offset = _number(path, line_of(element), element.findtext("offset"), f"offset of a {element.tag}")
-    return line_of(element), offset, element.findtext("text") or ""
+    return _Piece(line_of(element), offset, element.findtext("text") or "", "\n" if first else " ")
 
 
 def _xml_annotation(path: Path, element: etree._Element) -> _Annotation:
@@ -176,8 +185,9 @@ def _load_json(path: Path, first_line: int, text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise CorpusError(path, first_line + error.lineno - 1, f"not JSON: {error.msg}.", "Repair the line.") from None
-    except RecursionError:
-        raise CorpusError(path, None, "JSON nested too deeply.", "This is no BioC file.") from None
+    except (RecursionError, ValueError):
+        problem = "JSON nested too deeply, or a number of thousands of digits."
+        raise CorpusError(path, first_line, problem, "This is no BioC file.") from None
 
 
 def _json_documents(path: Path, line: int | None, value: Any) -> list[tuple[str, Any]]:
@@ -198,9 +208,11 @@ def _json_document(path: Path, line: int | None, value: dict[str, Any]) -> _Docu
     for passage in value["passages"]:
         sentences = passage.get("sentences") or []
         parts += [passage, *sentences]
-        for piece in [passage] if passage.get("text") or not sentences else sentences:
+        texts = [passage] if _optional_text(passage) or not sentences else sentences
+        for piece in texts:
             offset = _number(path, line, piece["offset"], "offset of a passage")
-            document.pieces.append((line, offset, piece.get("text") or ""))
+            filler = "\n" if piece is texts[0] else " "
+            document.pieces.append(_Piece(line, offset, _optional_text(piece) or "", filler))
     for part in parts:
         document.annotations += [_json_annotation(path, line, a) for a in part.get("annotations") or []]
         document.links += [_json_link(line, r) for r in part.get("relations") or []]
@@ -209,12 +221,19 @@ def _json_document(path: Path, line: int | None, value: dict[str, Any]) -> _Docu
 
 def _json_annotation(path: Path, line: int | None, value: dict[str, Any]) -> _Annotation:
     locations = [_span(path, line, place["offset"], place["length"]) for place in value["locations"]]
-    return _Annotation(line, str(value.get("id", "")), _strings(value.get("infons")), locations, value.get("text"))
+    return _Annotation(line, str(value.get("id", "")), _strings(value.get("infons")), locations, _optional_text(value))
 
 
 def _json_link(line: int | None, value: dict[str, Any]) -> _Link:
     nodes = [(str(node.get("role") or ""), str(node["refid"])) for node in value.get("nodes") or []]
     return _Link(line, str(value.get("id", "")), _strings(value.get("infons")), nodes)
+
+
+def _optional_text(value: dict[str, Any]) -> str | None:
+    text = value.get("text")
+    if text is not None and not isinstance(text, str):
+        raise TypeError  # reported with its place in _from_json
+    return text
 
 
 def _strings(infons: Any) -> dict[str, str]:
@@ -249,15 +268,15 @@ def _record(
 
 def _assemble(path: Path, document: _Document) -> str:
     text = ""
-    for line, offset, piece in sorted(document.pieces, key=lambda p: p[1]):
-        gap = offset - len(text)
-        if gap < 0 and piece:
-            problem = f"a passage at offset {offset} overlaps the one before it, which ends at {len(text)}."
-            raise CorpusError(path, line, problem, "Offsets count characters; export the file again.")
+    for piece in sorted(document.pieces, key=lambda p: p.offset):
+        gap = piece.offset - len(text)
+        if gap < 0 and piece.text:
+            problem = f"a passage at offset {piece.offset} overlaps the one before it, which ends at {len(text)}."
+            raise CorpusError(path, piece.line, problem, "Offsets count characters; export the file again.")
         if gap > _LARGEST_GAP:
-            problem = f"a passage at offset {offset} leaves a gap of {gap} characters."
-            raise CorpusError(path, line, problem, "Offsets count from the start of the document.")
-        text += "\n" * gap + piece
+            problem = f"a passage at offset {piece.offset} leaves a gap of {gap} characters."
+            raise CorpusError(path, piece.line, problem, "Offsets count from the start of the document.")
+        text += piece.filler * gap + piece.text
     return text
 
 

@@ -22,6 +22,7 @@ from clinprompt.corpora.source import (
     merge_spans,
     numbered_lines,
     read_text,
+    shown,
 )
 from clinprompt.errors import CorpusError
 from clinprompt.records import Entity, Record, Relation, Span
@@ -122,7 +123,7 @@ class _Document:
                 continue
             columns = line.split("\t")
             kind, key = line[0], columns[0].strip()
-            if len(columns) < 2 or kind not in named | listed:
+            if len(columns) < 2 or kind not in named | listed or len(key.split()) != 1:
                 raise CorpusError(path, number, "not a BRAT line.", "Lines are `T1<TAB>Type start end<TAB>text` etc.")
             if kind in listed:
                 listed[kind].append((number, columns))
@@ -201,7 +202,7 @@ class _Document:
                 return reference
             if reference in skipped:
                 return None
-            problem = f"refers to {reference!r}, which is not annotated in this file."
+            problem = f"refers to {shown(reference)}, which is not annotated in this file."
             raise CorpusError(self.path, number, problem, "Add the annotation, or remove the reference.")
 
         return resolve
@@ -267,7 +268,7 @@ class _Document:
         return groups
 
 
-_BOUND = re.compile(r"^(\S+)\s+(\d+\s+\d+(?:\s*;\s*\d+\s+\d+)*)$")
+_BOUND = re.compile(r"^(\S+)\s+([0-9]{1,12}\s+[0-9]{1,12}(?:\s*;\s*[0-9]{1,12}\s+[0-9]{1,12})*)$")
 
 
 def _parse_bound(path: Path, number: int, columns: list[str]) -> tuple[str, list[Span]]:

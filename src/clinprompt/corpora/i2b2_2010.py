@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 Mismatch = Literal["error", "skip"]
 
-_CONCEPT = r'c="(.*)" (\d+):(\d+) (\d+):(\d+)'
+_CONCEPT = r'c="(.*)" ([0-9]{1,9}):([0-9]{1,9}) ([0-9]{1,9}):([0-9]{1,9})'
 _CON = re.compile(rf'^{_CONCEPT}\|\|t="([^"]+)"\s*$')
 _AST = re.compile(rf'^{_CONCEPT}\|\|t="([^"]+)"\|\|a="([^"]+)"\s*$')
 _REL = re.compile(rf'^{_CONCEPT}\|\|r="([^"]+)"\|\|{_CONCEPT}\s*$')
@@ -133,6 +133,8 @@ class _Reader:
         if index >= len(tokens):
             problem = f"refers to token {row}:{index}, but that line has {len(tokens)} tokens."
             raise SurfaceMismatchError(path, line, problem, "Lines count from 1, tokens from 0.")
+        if not tokens[index].group():  # two spaces in a row, where empty tokens count
+            raise SurfaceMismatchError(path, line, f"token {row}:{index} is empty.", "Tokens count from 0.")
         return start + tokens[index].start(), start + tokens[index].end()
 
     def _find(self, path: Path, line: int, place: tuple[str, ...], kind: str) -> str | None:

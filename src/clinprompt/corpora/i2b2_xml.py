@@ -133,7 +133,7 @@ def _entity(path: Path, text: str, tag: etree._Element, name: str, kind: str, ba
 
 def _number(path: Path, tag: etree._Element, key: str) -> int:
     value = tag.get(key) or ""
-    if not re.fullmatch(r"-?\d+", value):
+    if not re.fullmatch(r"-?[0-9]{1,12}", value):
         problem = f"<{tag.tag}> has no numeric attribute `{key}`."
         raise CorpusError(path, line_of(tag), problem, "Every annotation needs start and end.")
     return int(value)

@@ -38,7 +38,7 @@ def record_to_dict(record: Record) -> dict[str, Any]:
 def record_from_dict(data: Mapping[str, Any]) -> Record:
     """A record from `record_to_dict`'s mapping; ValueError says which key is wrong (and quotes no text)."""
     if not isinstance(data, Mapping):
-        raise ValueError(f"a {type(data).__name__} where a record (an object with `id` and `text`) is expected")
+        raise ValueError("not an object with `id` and `text`")
     if unknown := sorted(set(data) - _KEYS):
         raise ValueError(f"unknown key `{unknown[0]}` (known: {', '.join(sorted(_KEYS))})")
     strings = {name: _string(data, name, default=None) for name in _STRINGS}

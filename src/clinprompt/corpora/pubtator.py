@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from clinprompt.corpora.source import SurfaceMismatchError, checked_entity, numbered_lines, read_text
+from clinprompt.corpora.source import SurfaceMismatchError, checked_entity, numbered_lines, read_text, whole_number
 from clinprompt.errors import CorpusError
 from clinprompt.records import Entity, Record, Relation
 
@@ -39,10 +39,10 @@ class _Block:
     rows: list[tuple[int, list[str]]] = field(default_factory=list)
 
     def mention_rows(self) -> list[tuple[int, list[str]]]:
-        return [row for row in self.rows if row[1][1].isdigit()]
+        return [row for row in self.rows if whole_number(row[1][1]) is not None]
 
     def relation_rows(self) -> list[tuple[int, list[str]]]:
-        return [row for row in self.rows if not row[1][1].isdigit()]
+        return [row for row in self.rows if whole_number(row[1][1]) is None]
 
 
 def read_pubtator(path: Path, *, mismatch: Literal["error", "skip"] = "error", encoding: str = "utf-8") -> list[Record]:
@@ -93,7 +93,8 @@ def _blocks(path: Path, text: str) -> Iterator[_Block]:
             problem = "neither a passage (id|t|…), a mention (6 columns) nor a relation (4 columns)."
             raise CorpusError(path, number, problem, "Columns are separated by tabs.")
         if block is None or columns[0] != block.id:
-            raise CorpusError(path, number, f"row of {columns[0]!r} outside its document.", "Put it after its title.")
+            problem = "a row whose first column is not the id of the document it stands in."
+            raise CorpusError(path, number, problem, "Rows follow their title and abstract.")
         block.rows.append((number, columns))
     if block is not None:
         yield block
@@ -110,7 +111,7 @@ def _add_passage(path: Path, number: int, passage: re.Match[str], block: _Block 
     elif kind == "a" and block.title is not None and block.abstract is None:
         block.abstract = content
     else:
-        problem = f"passage |{kind}| of {identifier!r} where the title |t| and then the abstract |a| are expected."
+        problem = f"passage |{kind}| where the title |t| and then the abstract |a| of a document are expected."
         raise CorpusError(path, number, problem, "Each document has one of each, title first.")
     return block, finished
 
@@ -140,7 +141,8 @@ def _record(path: Path, block: _Block, mismatch: str) -> tuple[Record, int]:
 
 
 def _mention(path: Path, number: int, text: str, columns: list[str], entity_id: str, arguments: set[str]) -> Entity:
-    if len(columns) < 5 or not columns[2].isdigit():
+    start, end = (whole_number(column) for column in columns[1:3])
+    if len(columns) < 5 or start is None or end is None:
         raise CorpusError(path, number, "a mention needs start, end, text and type.", "Separate columns by tabs.")
     identifier = columns[5].strip() if len(columns) > 5 else ""
     concepts = split_concepts(identifier)
@@ -152,7 +154,7 @@ def _mention(path: Path, number: int, text: str, columns: list[str], entity_id: 
         text,
         id=entity_id,
         type=columns[4].strip(),
-        spans=[(int(columns[1]), int(columns[2]))],
+        spans=[(start, end)],
         quoted=columns[3],
         concepts=concepts,
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from clinprompt.corpora.source import checked_entity
+from clinprompt.corpora.source import checked_entity, shown, whole_number
 from clinprompt.errors import CorpusError
 from clinprompt.records import Entity, Record, Relation
 
@@ -60,8 +60,8 @@ def cell(row: Row, column: str) -> Any:
     for part in column.split("."):
         if isinstance(value, Mapping) and part in value:
             value = value[part]
-        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
-            value = value[int(part)]
+        elif isinstance(value, list) and (index := whole_number(part)) is not None and index < len(value):
+            value = value[index]
         else:
             return _ABSENT
     return value
@@ -123,7 +123,7 @@ class RowMapping:
             return "\n".join(value)
         if hasattr(value, "isoformat"):  # a date cell of a spreadsheet
             return str(value.isoformat())
-        raise self._error(row, name, f"holds a {type(value).__name__}, not text.", "Map a column with text.")
+        raise self._error(row, name, f"holds {_kind(value)}, not text.", "Map a column with text.")
 
     def _error(self, row: Row, name: str, problem: str, cure: str) -> CorpusError:
         place = "" if row.line is not None else f"row {row.number}: "
@@ -159,7 +159,8 @@ class RowMapping:
         value = value.strip()
         keys = [key for key, _ in options]
         if self.answer_base is not None:
-            position = int(value) - self.answer_base if value.lstrip("-").isdigit() else -1
+            number = whole_number(value)
+            position = -1 if number is None else number - self.answer_base
             if not 0 <= position < len(options):
                 problem = f"is not a position among {len(options)} options counted from {self.answer_base}."
                 raise self._error(row, "answer", problem, "Correct it, or `answer_base`.")
@@ -235,8 +236,16 @@ class RowMapping:
         if value is None:
             return []
         if not isinstance(value, list):
-            raise self._error(row, name, f"holds a {type(value).__name__}, not a list.", "Write a list.")
+            raise self._error(row, name, f"holds {_kind(value)}, not a list.", "Write a list.")
         return value
+
+
+def _kind(value: Any) -> str:
+    """What JSON calls a value."""
+    if isinstance(value, Mapping):
+        return "an object"
+    kinds = {list: "a list", str: "a string", bool: "true or false", int: "a number", float: "a number"}
+    return kinds.get(type(value), f"a value of type {type(value).__name__}")
 
 
 def _integer(value: Any) -> int:
@@ -285,4 +294,4 @@ def _check_columns(table: Table, columns: Mapping[str, str]) -> None:
 
 def _existing(table: Table) -> str:
     names = table.names or dict.fromkeys(key for row in table.rows[:100] for key in row.cells)
-    return ", ".join(str(name) for name in names) or "(none)"
+    return ", ".join(shown(str(name)) for name in names) or "(none)"

@@ -147,6 +147,19 @@ def merge_spans(text: str, spans: Iterable[Span]) -> tuple[Span, ...]:
     return tuple(merged)
 
 
+_WHOLE = re.compile(r"[0-9]{1,12}")
+
+
+def whole_number(text: str) -> int | None:
+    """A non-negative number in ASCII digits; None for anything else (`str.isdigit` also accepts ²)."""
+    return int(text) if _WHOLE.fullmatch(text) else None
+
+
+def shown(name: str) -> str:
+    """A name for an error message: quoted if it looks like one, described if it may be a piece of a note."""
+    return repr(name) if len(name) <= 40 and len(name.split()) <= 4 else f"(text of {len(name)} characters)"
+
+
 _SAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 

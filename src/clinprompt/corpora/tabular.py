@@ -10,13 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
 
-from openpyxl import Workbook, load_workbook
-from openpyxl.utils.exceptions import InvalidFileException
+from openpyxl import load_workbook
 
 from clinprompt.corpora.rows import Row, RowMapping, Table, cell
-from clinprompt.corpora.source import numbered_lines, read_text
+from clinprompt.corpora.source import numbered_lines, read_text, whole_number
 from clinprompt.errors import CorpusError
 from clinprompt.records import Record
 
@@ -178,7 +176,7 @@ def _json_items(path: Path, encoding: str, items: str | None) -> Table:
 def _json_row(path: Path, line: int | None, number: int, value: Any) -> Row:
     if not isinstance(value, dict):
         place = "" if line is not None else f"item {number}: "
-        problem = f"{place}a {type(value).__name__} where an object is expected."
+        problem = f"{place}an object is expected."
         raise CorpusError(path, line, problem, 'Each row is {"column": value, …}.')
     return Row(number, line, value)
 
@@ -189,8 +187,8 @@ def _load(path: Path, first_line: int, text: str) -> Any:
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         raise CorpusError(path, line, f"not JSON at column {error.colno}: {error.msg}.", "Repair it.") from None
-    except RecursionError:
-        raise CorpusError(path, first_line, "JSON nested too deeply.", "Flatten it.") from None
+    except (RecursionError, ValueError):
+        raise CorpusError(path, first_line, "JSON nested too deeply, or a number of thousands of digits.") from None
 
 
 # -- XLSX --------------------------------------------------------------------------------------------------------------
@@ -198,7 +196,26 @@ def _load(path: Path, first_line: int, text: str) -> Any:
 
 def _sheet(path: Path, name: str | None, header: bool, columns: Mapping[str, str]) -> Table:
     """Read row by row and no further right than the last column used: sheets often declare thousands of empty ones."""
-    book = _open_book(path)
+    if not path.is_file():
+        raise CorpusError(path, None, "no such file.", "Check the path.")
+    positions = [n + 1 for column in columns.values() if (n := whole_number(column)) is not None and n < 16384]
+    try:
+        names, body = _sheet_values(path, name, header, max(positions, default=0))
+    except CorpusError:
+        raise
+    except Exception as error:  # openpyxl raises whatever its zip and XML parsers do on a damaged file
+        problem = f"not an XLSX workbook, or a damaged one ({type(error).__name__})."
+        raise CorpusError(path, None, problem, "Old .xls and encrypted files: save as XLSX or CSV.") from error
+    rows: list[Row] = []
+    for line, values in enumerate(body, start=2 if header else 1):
+        if any(value is not None and value != "" for value in values):
+            rows.append(Row(len(rows) + 1, line, _cells(names, values)))
+    return Table(path, rows, names, 1 if header else None)
+
+
+def _sheet_values(path: Path, name: str | None, header: bool, width: int) -> tuple[list[str], list[Sequence[Any]]]:
+    """Column names (positions without a header) and the values below them, at least `width` columns."""
+    book = load_workbook(path, read_only=True, data_only=True)
     try:
         if name is not None and name not in book.sheetnames:
             problem = f"there is no sheet {name!r}. Sheets: {', '.join(book.sheetnames)}."
@@ -208,25 +225,9 @@ def _sheet(path: Path, name: str | None, header: bool, columns: Mapping[str, str
         names = [str(value).strip() if value is not None else "" for value in first]
         while names and not names[-1]:
             names.pop()
-        positions = [int(column) + 1 for column in columns.values() if column.isdigit()]
-        width = max([len(names), *positions])
+        width = max(len(names), width, 1)
         if not header:
             names = [str(index) for index in range(width)]
-        rows: list[Row] = []
-        body = sheet.iter_rows(min_row=2 if header else 1, max_col=max(width, 1), values_only=True)
-        for line, values in enumerate(body, start=2 if header else 1):
-            if any(value is not None and value != "" for value in values):
-                rows.append(Row(len(rows) + 1, line, _cells(names, values)))
-        return Table(path, rows, names, 1 if header else None)
+        return names, list(sheet.iter_rows(min_row=2 if header else 1, max_col=width, values_only=True))
     finally:
         book.close()
-
-
-def _open_book(path: Path) -> Workbook:
-    if not path.is_file():
-        raise CorpusError(path, None, "no such file.", "Check the path.")
-    try:
-        return load_workbook(path, read_only=True, data_only=True)
-    except (BadZipFile, InvalidFileException, KeyError, ValueError):
-        problem = "not an XLSX workbook (old .xls files and encrypted ones are not)."
-        raise CorpusError(path, None, problem, "Save it as XLSX or CSV.") from None
