@@ -1,0 +1,1 @@
+"""How the embedded backbone came to be: text → tokenizer → self-supervised tasks → training → exported weights."""

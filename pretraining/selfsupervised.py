@@ -1,0 +1,232 @@
+"""Thousands of small tasks from raw text, announced in ways that make what stands *before* the text decide.
+
+``python -m pretraining.selfsupervised --text runs/pretraining/text.jsonl --classes runs/pretraining/classes.json \\
+--tokenizer runs/pretraining/tokenizer --out runs/pretraining/shards``
+
+Three announcements, in the surface format of `clinprompt.tasks` ("Find: X.\\nText: …\\nAnswer: a; b"):
+
+*name*   the type is named by a frequent word of its class ("Find: Cancer.");
+*demo*   the type has an arbitrary name, and one to four solved examples come first;
+*code*   the example starts with the task's own sixteen input rows, which are learned together with the model and thrown
+         away afterwards, and the instruction says nothing (or misleads): soft prompts, met during pretraining.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from pretraining import clusters, corpus
+from pretraining.extraction import Definition, Window, definitions, index, windows
+from pretraining.judgement import KINDS, Drawn, Material
+from pretraining.packing import EOS_ID, Piece, pack, save_shard
+
+CODE_LENGTH = 16
+CODES = 256
+SINGLE_CODES, SCHEMA_CODES = 96, 32
+ANSWER_WEIGHT = 5
+ABSENT = 0.18
+"""Share of extraction examples drawn from text without regard to whether it holds a mention (most often none)."""
+LABELS = (
+    "Entity", "Mention", "Term", "Concept", "Item", "Finding", "Target", "Disease", "Chemical", "Gene", "Drug",
+    "Symptom", "Procedure", "Species", "Protein", "Event", "Treatment", "Problem", "Test", "Anatomy", "Outcome",
+    "Effect", "Reason", "Dose", "Person", "Role", "Class", "Group", "Feature", "Sign", "Condition", "Device",
+    "Substance", "Value", "Site", "Cause", "Object", "Field", "Part", "A", "B",
+)  # fmt: skip
+SOURCE_WEIGHTS = {
+    "ncbi-disease": 2.0, "bc5cdr": 2.0, "bc2gm": 1.5, "psytar": 1.5, "chemprot": 2.0, "clinical-case": 1.5,
+    "trial-body": 0.35, "medquad": 0.7,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A stretch of an example and how much its tokens count as targets."""
+
+    text: str
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Input rows of a code (or none), then stretches; the answer is the last one and ends the document."""
+
+    code: int | None
+    parts: tuple[Text, ...]
+
+
+def rendered(instruction: str, body: str, answer: str, code: int | None = None) -> Example:
+    """One solved example in the agreed surface: the answer starts with a space and ends with the end token."""
+    return Example(
+        code, (Text(f"{instruction}\n", 0), Text(body, 1), Text("\nAnswer:", 0), Text(f" {answer}", ANSWER_WEIGHT))
+    )
+
+
+def listing(window: Window, typed: list[tuple[str, Definition]]) -> str | None:
+    """The answer of an extraction task: mentions in text order, typed if types are several; None if unwritable."""
+    found: list[tuple[int, int, str]] = []
+    for label, definition in typed:
+        mentions = definition.mentions(window)
+        if mentions is None:
+            return None
+        for (start, end), mention in zip(definition.find(window), mentions, strict=True):
+            found.append((start, -end, mention if len(typed) == 1 else f"{label}: {mention}"))
+    if len(found) > 12:
+        return None
+    return "; ".join(text for _, _, text in sorted(found)) or "none"
+
+
+def find_line(labels: list[str]) -> str:
+    return f"Find: {', '.join(labels)}."
+
+
+class Mixture:
+    """Draws examples. Everything follows from the seed and the material."""
+
+    def __init__(self, documents: list[corpus.Document], classes: list[clusters.Class], seed: int) -> None:
+        self.draw = random.Random(seed)
+        made: list[Window] = []
+        by_document: dict[int, list[int]] = {}
+        for number, document in enumerate(documents):
+            keep = SOURCE_WEIGHTS.get(document.source, 1.0)
+            for window in windows(document.text, number, self.draw):
+                if self.draw.random() < keep:
+                    by_document.setdefault(number, []).append(len(made))
+                    made.append(window)
+        self.material = Material(documents, made, by_document)
+        defined = definitions(classes, self.draw)
+        self.places = index(made, defined)
+        self.defined = [d for d in defined if len(self.places[d.key]) >= 20]
+        self.by_key = {d.key: d for d in self.defined}
+        self.singles = self.draw.sample(self.defined, min(SINGLE_CODES, len(self.defined)))
+        self.single_labels = [self.draw.choice(LABELS) for _ in self.singles]
+        self.schemas = [self._schema() for _ in range(SCHEMA_CODES)]
+
+    def _schema(self) -> list[tuple[str, Definition]]:
+        count = self.draw.randint(2, 4)
+        return list(zip(self.draw.sample(LABELS, count), self.draw.sample(self.defined, count), strict=True))
+
+    def window(self, definition: Definition) -> Window:
+        if self.draw.random() < ABSENT:
+            return self.draw.choice(self.material.windows)
+        return self.material.windows[self.draw.choice(self.places[definition.key])]
+
+    def name(self, definition: Definition) -> str:
+        name = self.draw.choice(definition.names)
+        return name[:1].upper() + name[1:] if self.draw.random() < 0.5 else name
+
+    def _solve(self, typed: list[tuple[str, Definition]], line: str, code: int | None = None) -> Example | None:
+        window = self.window(self.draw.choice(typed)[1])
+        answer = listing(window, typed)
+        return None if answer is None else rendered(line, f"Text: {window.text}", answer, code)
+
+    def named(self) -> list[Example]:
+        """One to three types, each named by a word of its class."""
+        count = self.draw.choice((1, 1, 1, 2, 3))
+        typed = {self.name(d): d for d in self.draw.sample(self.defined, count)}
+        example = self._solve(list(typed.items()), find_line(list(typed)))
+        return [example] if example else []
+
+    def demonstrated(self) -> list[Example]:
+        """Arbitrary labels; the examples of one document explain each other."""
+        count = self.draw.choice((1, 1, 1, 2))
+        labels = self.draw.sample(LABELS, count)
+        typed = list(zip(labels, self.draw.sample(self.defined, count), strict=True))
+        shots = self.draw.choice((2, 2, 3, 3, 4, 6, 8))
+        drawn = [self._solve(typed, find_line(labels)) for _ in range(shots)]
+        kept = [example for example in drawn if example is not None]
+        return kept if len(kept) >= 2 else []
+
+    def coded(self) -> list[Example]:
+        """A code decides: a single type under a label that means nothing, or a schema of several types."""
+        number = self.draw.randrange(len(self.singles) + 2 * len(self.schemas))
+        if number < len(self.singles):
+            label = self.single_labels[number] if self.draw.random() < 0.7 else self.draw.choice(LABELS)
+            example = self._solve([(label, self.singles[number])], find_line([label]), number)
+        else:
+            schema = (number - len(self.singles)) // 2
+            typed = self.schemas[schema]
+            example = self._solve(typed, find_line([label for label, _ in typed]), SINGLE_CODES + schema)
+        return [example] if example else []
+
+    def judged(self) -> list[Example]:
+        """A choice or a short text; one in three announced by the code of its kind under an empty instruction."""
+        kind = self.draw.choices(list(KINDS), [share for _, share in KINDS.values()])[0]
+        drawn: Drawn | None = KINDS[kind][0](self.material, self.draw)
+        if drawn is None:
+            return []
+        code = SINGLE_CODES + SCHEMA_CODES + list(KINDS).index(kind) if self.draw.random() < 0.35 else None
+        line = drawn.instruction if code is None or drawn.instruction.startswith("Choose") else "Answer."
+        return [rendered(line, drawn.body, drawn.answer, code)]
+
+    def episode(self) -> list[Example]:
+        """One document of the mixture: examples that see each other."""
+        sorts: list[Callable[[], list[Example]]] = [self.named, self.demonstrated, self.coded, self.judged]
+        return self.draw.choices(sorts, [0.28, 0.1, 0.38, 0.24])[0]()
+
+
+def encode(episodes: list[list[Example]], tokenizer: Tokenizer) -> list[Piece]:
+    """Each episode as one piece; code rows are numbered after the vocabulary and never targets."""
+    texts = [part.text for episode in episodes for example in episode for part in example.parts]
+    encodings = iter(tokenizer.encode_batch(texts, add_special_tokens=False))
+    size = tokenizer.get_vocab_size()
+    pieces = []
+    for episode in episodes:
+        ids: list[int] = []
+        weights: list[int] = []
+        for example in episode:
+            if example.code is not None:
+                first = size + example.code * CODE_LENGTH
+                ids += range(first, first + CODE_LENGTH)
+                weights += [0] * CODE_LENGTH
+            # Source and target are tokenised apart, as the backbone does it; so the parts of the source must join.
+            for part in example.parts:
+                tokens = next(encodings).ids
+                ids += tokens
+                weights += [part.weight] * len(tokens)
+            ids.append(EOS_ID)
+            weights.append(ANSWER_WEIGHT)
+        pieces.append(Piece(ids, weights))
+    return pieces
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--classes", type=Path, required=True)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--episodes", type=int, default=30000)
+    parser.add_argument("--documents", type=int, default=25000, help="sample of the text that tasks are made of")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    tokenizer = Tokenizer.from_file(str(args.tokenizer / "tokenizer.json"))
+    documents = corpus.load(args.text)
+    documents = random.Random(args.seed).sample(documents, min(args.documents, len(documents)))
+    mixture = Mixture(documents, clusters.load(args.classes), args.seed)
+    print(f"{len(mixture.material.windows)} windows, {len(mixture.defined)} extraction definitions", flush=True)
+    short: list[Piece] = []
+    long: list[Piece] = []
+    for _ in range(0, args.episodes, 1000):
+        episodes = [episode for _ in range(1000) if (episode := mixture.episode())]
+        for piece in encode(episodes, tokenizer):
+            if len(piece.ids) <= 256:
+                short.append(piece)
+            elif len(piece.ids) <= 1024:
+                long.append(piece)
+    for length, pieces in ((256, short), (1024, long)):
+        shard = pack(pieces, length)
+        save_shard(shard, args.out / f"tasks-{length}.safetensors")
+        answers = int((shard.weights == ANSWER_WEIGHT).sum())
+        filled = int((shard.segments > 0).sum())
+        print(f"tasks-{length}: {len(pieces)} episodes, {len(shard)} rows, {filled / 1e6:.2f} M tokens, "
+              f"{answers / filled:.1%} of them answers")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
