@@ -184,3 +184,25 @@ def test_show_is_json_ready(data_dir: Path) -> None:
     shown = suites.show("maccrobat-re", "test", 2, data_dir)
     assert len(json.loads(json.dumps(shown))) == 2
     assert shown[0]["relations"]
+
+
+# --- what stands in the repository ------------------------------------------------------------------------------------
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def test_suites_in_configs_load() -> None:
+    paths = sorted((REPOSITORY / "configs" / "suites").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        assert suites.load_suite(path).sources
+
+
+def test_the_documented_table_is_the_catalogs() -> None:
+    text = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8")
+    for corpus_id in catalog_ids():
+        entry = catalog_entry(corpus_id)
+        counts = " | ".join(f"{entry.expected[split]:,}" for split in SPLITS)
+        permissive = "yes" if entry.permissive else "no"
+        row = f"| `{entry.id}` | {entry.type} | {entry.role} | {entry.licence} | {permissive} | {counts} |"
+        assert row in text, corpus_id
