@@ -158,6 +158,8 @@ def _receive(client: httpx.Client, url: str, part: Path, size: int) -> Iterator[
                 sink.write(piece)
                 sink.flush()
                 yield len(piece)
+                if sink.tell() > size:  # another file, perhaps without end; the checksum will say so
+                    return
 
 
 def _reason(error: httpx.TransportError) -> str:
