@@ -166,7 +166,7 @@ def _reason(error: httpx.TransportError) -> str:
     if isinstance(error, httpx.TimeoutException):
         return "no answer in time"
     if isinstance(error, httpx.ConnectError):
-        return "no connection; is this machine online?"
+        return "no connection (is this machine online?)"
     return f"the connection broke ({type(error).__name__})"
 
 
