@@ -24,7 +24,7 @@ def sentence(draw: random.Random) -> str:
         f"The patient with severe {ill} was treated with {drug} {draw.randint(1, 90)} mg daily for two weeks.",
         f"Treatment with {drug} reduced the risk of {ill} in {draw.randint(10, 99)} % of adult patients (p < 0.05).",
         f"A {draw.randint(20, 90)}-year-old woman had {ill} after {drug} for acute {draw.choice(ILLS)}.",
-        f"Because of chronic {ill} she received {drug} and {draw.choice(DRUGS)}, but her {draw.choice(ILLS)} was worse.",
+        f"Because of chronic {ill} she received {drug} and {draw.choice(DRUGS)}, yet her {draw.choice(ILLS)} grew.",
     )
     return draw.choice(forms)
 
