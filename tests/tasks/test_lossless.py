@@ -76,7 +76,7 @@ def lost(task: TaskDefinition, records: Iterable[Record], budget: int) -> int:
 @pytest.mark.data
 @pytest.mark.parametrize("name", TASKS)
 def test_a_sample_survives(name: str, data_dir: Path) -> None:
-    data = load_task_data(name, data_dir, limit=8)
+    data = load_task_data(name, data_dir, limit=2 if name == "maccrobat-re" else 8)  # 880 pairs a document there
     records = [record for split in data.splits.values() for record in split]
     assert records
     for budget in (WHOLE, WINDOWED):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -185,6 +186,19 @@ def test_bertscore_asks_for_its_package(monkeypatch: pytest.MonkeyPatch) -> None
     gold = [Record("0", "", summary="a")]
     with pytest.raises(TaskError, match=r"clinprompt\[bertscore\]"):
         score(task, gold, [Prediction(gold[0])])
+
+
+def test_bertscore_is_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake(predicted: list[str], gold: list[str], *, lang: str, verbose: bool) -> tuple[None, None, list[float]]:
+        assert (lang, verbose) == ("en", False)
+        return None, None, [float(a == b) for a, b in zip(predicted, gold, strict=True)]
+
+    monkeypatch.setitem(sys.modules, "bert_score", SimpleNamespace(score=fake))
+    task = TaskDefinition(name="s", type="summarization", metrics=("bertscore",))
+    gold = [Record("0", "", summary="a"), Record("1", "", summary="b")]
+    found = score(task, gold, [Prediction(gold[0]), Prediction(Record("1", "", summary="c"))])
+    assert next(iter(found)) == "bertscore" and found["bertscore"].value == 50
+    assert "bertscore" not in score(task.model_copy(update={"metrics": ()}), gold, [Prediction(r) for r in gold])
 
 
 def test_error_analysis() -> None:

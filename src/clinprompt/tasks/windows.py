@@ -19,7 +19,7 @@ _ABBREVIATIONS = (
     " dr mr mrs ms prof st sr jr vs e.g i.e eg ie etc al fig figs no nos approx ca cf resp incl ref refs vol ed eds "
     "dept b.i.d t.i.d q.i.d q.d q.h q.h.s p.o p.r.n i.v i.m s.c s.l a.m p.m pt pts hx dx rx tx sx w.r.t sp spp var "
     "subsp inc ltd co corp jan feb mar apr jun jul aug sep sept oct nov dec mon tue wed thu fri sat sun temp tab tabs "
-    "cap caps inj min max avg est wt ht u.s u.k ph.d m.d "
+    "cap caps inj min max avg est wt ht u.s u.k ph.d m.d sec eq eqs biol chem "
 )
 _STOP = re.compile(r"[.!?。！？]+[\"'”’)\]]*(\s+)|\n")
 _LAST_WORD = re.compile(r"[^\s(\[\"'“‘]*$")
@@ -69,7 +69,8 @@ def _ends_line(text: str, newline: int) -> bool:
     rest = text[newline + 1 : newline + 60]
     if not line or not rest.split("\n", 1)[0].strip():
         return True
-    return line[-1] in ".!?:;" or len(line) < _SHORT_LINE or bool(_NEW_ITEM.match(rest))
+    is_unwrapped = len(line) < _SHORT_LINE and not rest.lstrip()[:1].islower()
+    return line[-1] in ".!?:;" or is_unwrapped or bool(_NEW_ITEM.match(rest))
 
 
 def whitespace_borders(text: str) -> list[int]:
