@@ -2,7 +2,8 @@
 
 Every process holds the same bank and the same optimiser state, computes its share of a step's micro-batches, and the
 gradients are summed: the update is the one a single process would make, to rounding. Start with
-`accelerate launch --num_processes N -m clinprompt …`; started plainly, there is one process.
+`torchrun --nproc-per-node N -m clinprompt …` or, on GPUs, `accelerate launch --num_processes N -m clinprompt …` (on
+CPUs that launcher needs MPI and without it silently starts one process); started plainly, there is one process.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ class Processes:
         """Sum of a tensor over all processes."""
         if self.accelerator is None:
             return tensor
-        summed: Tensor = self.accelerator.reduce(tensor, reduction="sum")
-        return summed
+        # Losses are counted on the CPU, and the backend of GPU processes (NCCL) adds GPU tensors only.
+        summed: Tensor = self.accelerator.reduce(tensor.to(self.accelerator.device), reduction="sum")
+        return summed.to(tensor.device)
 
     def wait(self) -> None:
         """Return when every process got here."""
