@@ -33,6 +33,7 @@ class Answerer:
     position: PromptPosition = "start"
     limit: int = DEFAULT_ANSWER_LIMIT
     reserve: int = DEFAULT_RESERVE
+    window: int | None = None  # tokens of text per window (ner, relation); None: the preset's
 
     def answers(
         self, records: Sequence[Record], progress: Callable[[int, int], None] | None = None
@@ -46,6 +47,7 @@ class Answerer:
             position=self.position,
             limit=self.limit,
             reserve=self.reserve,
+            window=self.window,
             progress=progress,
         )
 
@@ -53,7 +55,7 @@ class Answerer:
         """Predictions as they come, `batch` records at a time; the prompt's keys and values are computed once."""
         prompt = torch.zeros(0, self.backbone.width) if self.prompt is None else self.prompt
         decoder = Decoder(self.backbone, prompt[None].to(self.backbone.device), self.position)
-        codec = task_codec(self.backbone, self.task, len(prompt), self.reserve)
+        codec = task_codec(self.backbone, self.task, len(prompt), self.reserve, self.window)
         source = iter(records)
         while portion := list(islice(source, batch)):
             hidden = [blind(self.task, record) for record in portion]
@@ -69,7 +71,7 @@ def of_task(backbone: Backbone, artifact: TaskPrompt, task: TaskDefinition | Non
     require_backbone(artifact.card, backbone, f"task file of {artifact.task.name!r}")
     card = artifact.card
     limit = card.answer_limit[0] if card.answer_limit else DEFAULT_ANSWER_LIMIT
-    return Answerer(backbone, task or artifact.task, artifact.prompt, card.position, limit, _reserve(card))
+    return Answerer(backbone, task or artifact.task, artifact.prompt, card.position, limit, *_room(card))
 
 
 def of_source(backbone: Backbone, metaprompt: Metaprompt, name: str, task: TaskDefinition | None = None) -> Answerer:
@@ -77,7 +79,7 @@ def of_source(backbone: Backbone, metaprompt: Metaprompt, name: str, task: TaskD
     require_backbone(metaprompt.card, backbone, "metaprompt")
     row, card = metaprompt.row(name), metaprompt.card
     limit = card.answer_limit[row] if card.answer_limit else DEFAULT_ANSWER_LIMIT
-    return Answerer(backbone, task or card.tasks[row], metaprompt.prompt(name), card.position, limit, _reserve(card))
+    return Answerer(backbone, task or card.tasks[row], metaprompt.prompt(name), card.position, limit, *_room(card))
 
 
 def zero_shot(backbone: Backbone, task: TaskDefinition, limit: int = DEFAULT_ANSWER_LIMIT) -> Answerer:
@@ -85,5 +87,6 @@ def zero_shot(backbone: Backbone, task: TaskDefinition, limit: int = DEFAULT_ANS
     return Answerer(backbone, task, None, limit=limit)
 
 
-def _reserve(card: Card) -> int:
-    return int(card.settings.get("target_reserve", DEFAULT_RESERVE))
+def _room(card: Card) -> tuple[int, int | None]:
+    """Tokens kept free for an answer, and tokens of text per window, as in training."""
+    return int(card.settings.get("target_reserve", DEFAULT_RESERVE)), card.settings.get("window")

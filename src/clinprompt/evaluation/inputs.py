@@ -37,7 +37,7 @@ def read_inputs(task: TaskDefinition, inputs: Sequence[Path], stdin: TextIO | No
         if str(path) == "-":
             if stdin is None:
                 raise CorpusError(path, None, "standard input cannot be read here.", "Name files.")
-            records = _standard_input(stdin)
+            records = _standard_input(task, stdin)
         else:
             records = _file(task, path)
         yield from records
@@ -72,18 +72,18 @@ def _one(task: TaskDefinition, path: Path, identifier: str) -> Iterator[Record]:
         yield _complete(task, record, path, None)
 
 
-def _standard_input(stdin: TextIO) -> Iterator[Record]:
+def _standard_input(task: TaskDefinition, stdin: TextIO) -> Iterator[Record]:
     """JSON Lines if the first character that is no space is a brace, else one document."""
-    task_free = Path("standard input")
+    name = Path("standard input")
     first = ""
     for line in stdin:
         first += line
         if line.strip():
             break
     if first.lstrip().startswith("{"):
-        yield from _lines(None, task_free, _chained(first, stdin))
+        yield from _lines(task, name, _chained(first, stdin))
     elif text := first + stdin.read():
-        yield Record("stdin", text)
+        yield _complete(task, Record("stdin", text), name, None)
 
 
 def _chained(first: str, rest: TextIO) -> Iterator[str]:
@@ -91,7 +91,7 @@ def _chained(first: str, rest: TextIO) -> Iterator[str]:
     yield from rest
 
 
-def _lines(task: TaskDefinition | None, path: Path, lines: Iterable[str]) -> Iterator[Record]:
+def _lines(task: TaskDefinition, path: Path, lines: Iterable[str]) -> Iterator[Record]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -101,7 +101,7 @@ def _lines(task: TaskDefinition | None, path: Path, lines: Iterable[str]) -> Ite
             raise CorpusError(path, number, f"not JSON at column {error.colno}.", "One object a line.") from None
         except (ValueError, RecursionError) as error:
             raise CorpusError(path, number, f"not a record: {error}.", "Correct the line.") from None
-        yield _complete(task, record, path, number) if task else record
+        yield _complete(task, record, path, number)
 
 
 def _normal(data: Any, number: int) -> Any:

@@ -1,0 +1,244 @@
+"""`clinprompt adapt`: a metaprompt and some examples → a task file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clinprompt.commands import options as o
+from clinprompt.commands.output import duration, interval, print_json, print_table, remark, size, stage_bars, steps
+from clinprompt.errors import TrainingError
+
+if TYPE_CHECKING:
+    from clinprompt.backbone.model import Backbone
+    from clinprompt.prompts.artifact import Metaprompt, TaskPrompt
+    from clinprompt.suites import TaskData
+    from clinprompt.training.settings import AdaptSettings
+
+NO_METAPROMPT = "none"
+METHODS = ("mpt", "pt")
+FEW_SHOT = "Without validation while training: few-shot runs do not look at it."
+
+
+def adapt(
+    metaprompt: Annotated[
+        str,
+        typer.Argument(
+            metavar="METAPROMPT", help="embedded (comes with the package), a path, or none (with --method pt)."
+        ),
+    ],
+    tasks: Annotated[list[str], typer.Argument(metavar="TASK...", help="Corpus ids, task YAMLs, synthetic tasks.")],
+    out: Annotated[Path, typer.Option(help="The task file; a folder if there are several tasks.")],
+    shots: Annotated[
+        int | None, typer.Option(min=0, help="Training examples; default: all.", show_default=False)
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            help="full: P*, u and v. vectors: u and v only (kilobytes). group: all TASKs share one P*. Default: full.",
+            show_default=False,
+        ),
+    ] = None,
+    method: Annotated[str, typer.Option(help="mpt, or pt: single-task prompt tuning from the vocabulary.")] = "mpt",
+    start: Annotated[
+        str | None,
+        typer.Option(help="First u and v: mean, best, or a source task's name. Default: mean.", show_default=False),
+    ] = None,
+    draw: Annotated[int | None, typer.Option(help="Which few-shot draw.", show_default=False)] = None,
+    train_steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps.", show_default=False)] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of the prompt or P*; default: the preset's.", show_default=False)
+    ] = None,
+    vector_learning_rate: Annotated[float | None, typer.Option(help="Of u and v.", show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Examples a step.", show_default=False)] = None,
+    prompt_length: Annotated[
+        int | None, typer.Option(min=1, help="With --method pt; MPT has its metaprompt's.", show_default=False)
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Training records at most.", show_default=False)] = None,
+    score: Annotated[int, typer.Option(min=0, help="Validation records to score at the end; 0: none.")] = 64,
+    config: o.Config = None,
+    seed: Annotated[int | None, typer.Option(help="Every random choice hangs on it.", show_default=False)] = None,
+    data_dir: o.DataDir = None,
+    backbone: o.BackboneName = None,
+    dtype: o.Dtype = None,
+    device: o.Device = None,
+    quantise: o.Quantise = None,
+    autocast: o.Autocast = False,
+    dry_run: o.DryRun = False,
+    flops_per_second: o.FlopRate = None,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Adapt a metaprompt to new tasks; each becomes a small, self-contained file.
+
+    Several tasks are trained together as rows of one bank; each ends where it would have ended alone (except with
+    --mode group, where they share P*). Interrupted, the same command continues.
+
+    \b
+    Examples:
+      clinprompt adapt embedded my-task.yaml --out my-task.safetensors
+      clinprompt adapt embedded my-task.yaml --shots 20 --mode vectors --out my-task.safetensors
+      clinprompt adapt runs/open/metaprompt.safetensors phee scinli --data-dir corpora --out tasks/
+      clinprompt adapt none my-task.yaml --method pt --out baseline.safetensors
+    """
+    from clinprompt import api
+    from clinprompt.task_lookup import load_task
+    from clinprompt.training.processes import current_processes
+    from clinprompt.training.settings import AdaptSettings
+
+    _check_method(metaprompt, method, mode, start, vector_learning_rate, prompt_length)
+    api.require_out(out, len(tasks))
+    processes = current_processes()
+    source = None if metaprompt == NO_METAPROMPT else api.load_artifact_as(metaprompt, "metaprompt")
+    model = o.ModelChoice(backbone, dtype, device, quantise, autocast).load(api.backbone_of(source))
+    overrides = {
+        "shots": shots,
+        "mode": mode,
+        "start": start,
+        "draw": draw,
+        "limit": limit,
+        "seed": seed,
+        "loop.steps": train_steps,
+        "loop.batch_size": batch_size,
+        "loop.learning_rate": learning_rate,
+        "loop.vector_learning_rate": vector_learning_rate,
+    }
+    settings = api.settings_for(AdaptSettings, model.preset, config, overrides)
+    data = [load_task(task, data_dir, splits=("train", "validation")) for task in tasks]
+    paths = _paths(out, data)
+    used = source if method == "mpt" else None
+    length = source.shared.shape[0] if source else prompt_length or model.preset.prompt_length
+    if dry_run:
+        _plan(model, data, settings, length, used, flops_per_second, as_json)
+        return
+    began, checkpoint = time.monotonic(), out.with_name(f".{out.name}.checkpoint.safetensors")
+    with stage_bars(processes.main and not (as_json or quiet)) as bar:
+        result = api.adapt_all(
+            used,
+            data,
+            backbone=model,
+            settings=settings,
+            prompt_length=length,
+            checkpoint=checkpoint,
+            processes=processes,
+            progress=steps(bar, f"adapt ({method})"),
+        )
+    if not processes.main:
+        return
+    files = [api.write_task(f, p, metaprompt) for f, p in zip(result.tasks, paths, strict=True)]
+    checkpoint.unlink(missing_ok=True)
+    remark(f"done in {duration(time.monotonic() - began)}", quiet or as_json)
+    _report(model, files, paths, data, score, as_json, _trained(model, used, settings, length, len(data)))
+
+
+def _check_method(
+    metaprompt: str, method: str, mode: str | None, start: str | None, vectors: float | None, length: int | None
+) -> None:
+    """No option is ever ignored: what the method cannot use is refused."""
+    if method not in METHODS:
+        raise TrainingError(f"--method {method}: known are {', '.join(METHODS)}.")
+    if method == "mpt" and metaprompt == NO_METAPROMPT:
+        raise TrainingError("`none` instead of a metaprompt needs --method pt (single-task prompt tuning).")
+    if method == "mpt" and length is not None:
+        raise TrainingError("--prompt-length: MPT's prompt has the length of its metaprompt; leave the option out.")
+    given = {"--mode": mode, "--start": start, "--vector-learning-rate": vectors}
+    unused = [name for name, value in given.items() if value is not None]
+    if method == "pt" and unused:
+        raise TrainingError(f"{unused[0]} belongs to MPT; prompt tuning trains one free prompt. Leave it out.")
+    if method == "pt" and metaprompt != NO_METAPROMPT and length is not None:
+        raise TrainingError("--prompt-length: taken from the metaprompt that is named; give `none` to choose it.")
+
+
+def _paths(out: Path, data: list[TaskData]) -> list[Path]:
+    if len(data) == 1:
+        return [out]
+    names = [d.task.name for d in data]
+    if len(set(names)) < len(names):
+        raise TrainingError("two of the tasks have one name, and files are named by it. Rename one in its YAML.")
+    return [out / f"{name}.safetensors" for name in names]
+
+
+def _trained(model: Backbone, used: Metaprompt | None, settings: AdaptSettings, length: int, tasks: int) -> int:
+    from clinprompt.methods.mpt import stored_numbers
+
+    if settings.shots == 0:
+        return 0
+    if used is None:
+        return length * model.width * tasks
+    return stored_numbers(settings.mode, length, model.width, used.u.shape[2], tasks)
+
+
+def _plan(
+    model: Backbone,
+    data: list[TaskData],
+    settings: AdaptSettings,
+    length: int,
+    used: Metaprompt | None,
+    rate: float | None,
+    as_json: bool,
+) -> None:
+    from clinprompt import api
+    from clinprompt.commands.plans import print_plan
+    from clinprompt.planning import plan_adapt
+    from clinprompt.training.adapt import Plan, plan_examples
+
+    position = used.card.position if used else model.preset.prompt_position
+    plans = [Plan(api.source_task(d), settings) for d in data]
+    examples = [plan_examples(model, plan, length, position) for plan in plans]
+    method, rank = ("mpt", used.u.shape[2]) if used else ("pt", 1)
+    estimate = plan_adapt(model, examples, length, settings, method, rank)
+    print_plan("adapt", estimate, model, examples, length, rate, as_json)
+
+
+def _report(
+    model: Backbone,
+    files: list[TaskPrompt],
+    paths: list[Path],
+    data: list[TaskData],
+    score: int,
+    as_json: bool,
+    trained: int,
+) -> None:
+    from clinprompt.evaluation.answerer import of_task
+    from clinprompt.evaluation.evaluate import evaluate_records
+
+    rows: list[dict[str, Any]] = []
+    for file, path, found in zip(files, paths, data, strict=True):
+        row: dict[str, Any] = {
+            "task": file.task.name,
+            "file": str(path),
+            "bytes": path.stat().st_size,
+            "examples": file.card.data[0].examples,
+            "validation_loss": file.card.metrics.get("validation_loss"),
+        }
+        if score and found.splits["validation"]:
+            who = of_task(model, file)
+            scored = evaluate_records(who, found.splits["validation"], split="validation", limit=score)
+            row |= {"n": scored.n, "metric": scored.headline, "score": scored.summary()["metrics"][scored.headline]}
+            row["shown"] = interval(scored.value)
+        rows.append(row)
+    if as_json:
+        shown = [{k: v for k, v in row.items() if k != "shown"} for row in rows]
+        print_json({"parameters": trained, "tasks": shown})
+        return
+    print_table(
+        f"Adapted ({trained:,} numbers trained in all)",
+        ("task", "examples", "file", "size", "validation loss", "metric", "on validation (95 % interval)", "n"),
+        [
+            (
+                r["task"],
+                r["examples"],
+                r["file"],
+                size(r["bytes"]),
+                r["validation_loss"],
+                r.get("metric"),
+                r.get("shown"),
+                r.get("n"),
+            )
+            for r in rows
+        ],
+        caption="" if rows[0]["validation_loss"] is not None else FEW_SHOT,
+    )

@@ -1,0 +1,94 @@
+"""`clinprompt evaluate`: scores with intervals on a split."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clinprompt.commands import options as o
+from clinprompt.commands.output import counter, interval, print_json, print_table, say, stage_bars
+from clinprompt.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from clinprompt.evaluation.evaluate import Evaluation
+
+
+def evaluate(
+    file: Annotated[str, typer.Argument(help="A task file, a metaprompt (with --source), embedded, or zero-shot.")],
+    task: Annotated[
+        str | None,
+        typer.Argument(help="Whose data to score on: corpus id or task YAML. Default: the file's own task, by name."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Score a fixed, hashed sample of so many records.", show_default=False)
+    ] = None,
+    source: o.Source = None,
+    write: Annotated[bool, typer.Option("--write", help="Also write the scores into the file's card.")] = False,
+    metaprompt: o.Metaprompts = None,
+    seed: o.Seed = 0,
+    data_dir: o.DataDir = None,
+    backbone: o.BackboneName = None,
+    dtype: o.Dtype = None,
+    device: o.Device = None,
+    quantise: o.Quantise = None,
+    autocast: o.Autocast = False,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Score a task file on a split, with 95 % intervals.
+
+    Intervals are bootstrapped over records, by --seed; scores are in 0 to 100. Mentions that the model names but the
+    text does not hold count as errors and are shown as ungrounded.
+    --json prints {"task", "n", "metrics": {name: {"value", "low", "high"}}, …}.
+
+    \b
+    Examples:
+      clinprompt evaluate my-task.safetensors my-task.yaml
+      clinprompt evaluate tasks/phee.safetensors --data-dir corpora --limit 1000 --json
+      clinprompt evaluate runs/open/metaprompt.safetensors --source bc5cdr --data-dir corpora
+      clinprompt evaluate zero-shot my-task.yaml
+    """
+    from clinprompt import api
+    from clinprompt.task_lookup import load_task
+
+    if write and file in (api.ZERO_SHOT, api.EMBEDDED):
+        raise ArtifactError(f"--write: {file} is no file of yours whose card could be written.")
+    artifact = None if file == api.ZERO_SHOT else api.load_artifact(file, metaprompt or [])
+    data = load_task(task or api.own_task(artifact, source), data_dir, splits=(split,))
+    model = o.ModelChoice(backbone, dtype, device, quantise, autocast).load(api.backbone_of(artifact))
+    who = api.answerer(model, artifact, source=source, task=data.task)
+    from clinprompt.evaluation.evaluate import evaluate_records
+
+    with stage_bars(not (as_json or quiet)) as bar:
+        progress = counter(bar, data.task.name)
+        found = evaluate_records(who, data.splits[split], split=split, limit=limit, seed=seed, progress=progress)
+    if write and artifact is not None:
+        api.with_metrics(artifact, api.artifact_path(file), found, source)
+    if as_json:
+        print_json(found.summary())
+    else:
+        _print(found)
+
+
+def _print(found: Evaluation) -> None:
+    sampled = f"a fixed sample of {found.n:,} of {found.available:,}" if found.n < found.available else f"{found.n:,}"
+    print_table(
+        f"{found.task.name} ({found.task.type}), {found.split}: {sampled} records",
+        ("metric", "score [95 % interval]"),
+        [(name + (" *" if name == found.headline else ""), interval(score)) for name, score in found.scores.items()],
+        caption="* headline",
+    )
+    if found.errors is not None:
+        e = found.errors
+        say(
+            f"Entities: {e.correct} correct, {e.boundary} with a wrong border, {e.type} with a wrong type, {e.missed} "
+            f"missed, {e.spurious} spurious, {e.ungrounded} not in the text"
+        )
+    elif found.ungrounded:
+        say(f"{found.ungrounded} generated mentions are not in the text (each counts as an error)")
+    if found.malformed:
+        say(f"{found.malformed} parts of answers follow no format")
+    if found.omitted:
+        say(f"{found.omitted} records hold a unit too long for the context, of which a part was not shown")

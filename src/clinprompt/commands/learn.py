@@ -1,0 +1,131 @@
+"""`clinprompt learn`: many source tasks → one metaprompt."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clinprompt.commands import options as o
+from clinprompt.commands.output import duration, interval, print_json, print_table, remark, say, size, stage_bars
+
+if TYPE_CHECKING:
+    from clinprompt.backbone.model import Backbone
+    from clinprompt.training.learn import Learned, SourceTask
+    from clinprompt.training.settings import LearnSettings
+
+
+def learn(
+    suite: Annotated[str, typer.Argument(help="sample, open-clinical, open-clinical-permissive, or a suite YAML.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the result is metaprompt.safetensors in it.")],
+    teacher_steps: Annotated[int | None, typer.Option(help="Steps of the teachers.", show_default=False)] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the metaprompt.", show_default=False)] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of teachers and P*; default: the preset's.", show_default=False)
+    ] = None,
+    prompt_length: Annotated[int | None, typer.Option(help="Default: the preset's.", show_default=False)] = None,
+    rank: Annotated[int | None, typer.Option(help="Of the task vectors.", show_default=False)] = None,
+    limit: Annotated[int | None, typer.Option(help="Training records per source.", show_default=False)] = None,
+    score: Annotated[int, typer.Option(help="Also score so many validation records of each source.")] = 0,
+    config: o.Config = None,
+    seed: Annotated[int | None, typer.Option(help="Every random choice hangs on it.", show_default=False)] = None,
+    data_dir: o.DataDir = None,
+    backbone: o.BackboneName = None,
+    dtype: o.Dtype = None,
+    device: o.Device = None,
+    quantise: o.Quantise = None,
+    autocast: o.Autocast = False,
+    dry_run: o.DryRun = False,
+    flops_per_second: o.FlopRate = None,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Learn a metaprompt: a teacher per source task, then all of them distilled into one shared prompt (MPT).
+
+    Interrupt it whenever you like: the same command continues, and on CPU ends bit-identical. Several processes:
+    accelerate launch --num_processes 2 -m clinprompt learn …
+
+    \b
+    Examples:
+      clinprompt learn sample --out runs/sample
+      clinprompt learn open-clinical --data-dir corpora --out runs/open --dry-run
+      clinprompt learn my-suite.yaml --backbone llama-3.1-8b --device cuda --out runs/mine
+    """
+    from clinprompt import api
+    from clinprompt.training.processes import current_processes
+    from clinprompt.training.settings import LearnSettings
+
+    processes = current_processes()
+    model = o.ModelChoice(backbone, dtype, device, quantise, autocast).load(api.EMBEDDED)
+    overrides: dict[str, Any] = {
+        "teacher.steps": teacher_steps,
+        "source.steps": steps,
+        "teacher.learning_rate": learning_rate,
+        "source.learning_rate": learning_rate,
+        "prompt_length": prompt_length,
+        "rank": rank,
+        "limit": limit,
+        "seed": seed,
+    }
+    settings = api.settings_for(LearnSettings, model.preset, config, overrides)
+    sources = api.source_tasks(suite, data_dir)
+    if dry_run:
+        _plan(model, sources, settings, flops_per_second, as_json)
+        return
+    began = time.monotonic()
+    with stage_bars(processes.main and not (as_json or quiet)) as bar:
+        from clinprompt.training.learn import learn as train
+
+        learned = train(model, sources, settings, out, processes=processes, progress=bar)
+    if processes.main:
+        remark(f"done in {duration(time.monotonic() - began)}", quiet or as_json)
+        _report(model, learned, sources, out, score, as_json)
+
+
+def _plan(model: Backbone, sources: list[SourceTask], settings: LearnSettings, rate: float | None, json: bool) -> None:
+    from clinprompt.commands.plans import print_plan
+    from clinprompt.planning import plan_learn
+    from clinprompt.training.learn import prompt_shape, source_examples
+
+    length, position = prompt_shape(model, settings)
+    examples = [source_examples(model, source, settings, length, position) for source in sources]
+    print_plan("learn", plan_learn(model, examples, length, settings), model, examples, length, rate, json)
+
+
+def _report(model: Backbone, learned: Learned, sources: list[SourceTask], out: Path, score: int, as_json: bool) -> None:
+    """Validation losses of teacher and metaprompt per source, and scores if they were asked for."""
+    from clinprompt.evaluation.answerer import of_source
+    from clinprompt.evaluation.evaluate import evaluate_records, prompt_loss
+
+    path, rows = out / "metaprompt.safetensors", []
+    for row, (source, examples) in enumerate(zip(sources, learned.examples, strict=True)):
+        name = source.task.name
+        found: dict[str, Any] = {
+            "task": name,
+            "type": source.task.type,
+            "examples": len(examples.train),
+            "skipped": examples.skipped,
+            "teacher_loss": float(learned.teacher_fit.validation[row]),
+            "validation_loss": prompt_loss(model, examples.validation, learned.metaprompt.prompt(name)),
+        }
+        if score and source.validation:
+            who = of_source(model, learned.metaprompt, name)
+            scored = evaluate_records(who, source.validation, split="validation", limit=score)
+            found |= {"metric": scored.headline, "score": interval(scored.value), "n": scored.n}
+        rows.append(found)
+    trained = sum(t.numel() for t in (learned.metaprompt.shared, learned.metaprompt.u, learned.metaprompt.v))
+    if as_json:
+        facts = {"file": str(path), "bytes": path.stat().st_size, "parameters": trained, "sources": rows}
+        print_json(facts | {"digest": learned.metaprompt.card.digest})
+        return
+    columns = ["task", "type", "examples", "teacher_loss", "validation_loss"]
+    columns += ["metric", "score"] if score else []
+    print_table(
+        "Source tasks (loss per answer token on validation)", columns, [[r.get(c) for c in columns] for r in rows]
+    )
+    for found in rows:
+        if found["skipped"]:
+            say(f"{found['task']}: {found['skipped']} examples longer than the context were left out")
+    say(f"{path}: {trained:,} numbers, {size(path.stat().st_size)}. Next: clinprompt adapt {path} TASK --out FILE")

@@ -1,0 +1,251 @@
+"""What a training will cost, before it starts: tokens, FLOPs, memory and time, with the formulas they come from.
+
+With N = weights outside the embedding tables (of a mixture of experts: those one token uses), V·d = the head:
+
+    prompt training   4·N per token  (2·N forward, 2·N back through the activations; weights get no gradient)
+                    + 4·V·d per label token (the head is applied where an answer is predicted and nowhere else)
+    teacher states    2·N per token (forward only)
+    validation        2·N per token + 2·V·d per label token
+    distillation    + 2·V·d per label token (the teachers' logits, from their stored states)
+
+Attention scores (at most 4·layers·T·d per token and pass at length T) and padding are not counted. Time is the FLOPs
+over a rate: one that the user gives, or one measured on a forward and backward pass over real examples. Memory is a
+rule of thumb, within about a factor of two.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from clinprompt.backbone.encoding import Encoded
+from clinprompt.backbone.injection import collate, label_states, token_losses
+from clinprompt.backbone.model import Backbone
+from clinprompt.methods.mpt import stored_numbers
+from clinprompt.methods.pt import prompt_bank
+from clinprompt.training.batching import TaskExamples, chunks
+from clinprompt.training.sampling import SIZE_CAP
+from clinprompt.training.settings import AdaptSettings, LearnSettings, LoopSettings
+
+FORMULA = "4·N per token + 4·V·d per label (training), 2·N per token (teacher states, validation)"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of a run. `parameters` are trained numbers, `tokens` the sequence positions computed (prompt included),
+    in training; `flops` of training and validation together."""
+
+    name: str
+    parameters: int
+    steps: int
+    tokens: int
+    flops: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A whole run. `rate` is in FLOP/s, None if it is not known; `memory` in bytes."""
+
+    stages: tuple[Stage, ...]
+    examples: dict[str, int]
+    backbone_parameters: int
+    body_parameters: int
+    memory: int
+    rate: float | None = None
+    measured: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def flops(self) -> float:
+        return sum(stage.flops for stage in self.stages)
+
+    @property
+    def seconds(self) -> float | None:
+        return self.flops / self.rate if self.rate else None
+
+    def summary(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "stages": [asdict(stage) for stage in self.stages],
+            "examples": self.examples,
+            "backbone_parameters": self.backbone_parameters,
+            "body_parameters": self.body_parameters,
+            "trained_parameters": self.stages[-1].parameters,
+            "tokens": sum(stage.tokens for stage in self.stages),
+            "flops": self.flops,
+            "formula": FORMULA,
+            "memory_bytes": self.memory,
+            "flops_per_second": self.rate,
+            "rate_measured": self.measured,
+            "seconds": self.seconds,
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class _Volume:
+    """Sequence positions and label tokens."""
+
+    tokens: float = 0.0
+    labels: float = 0.0
+
+    def __add__(self, other: _Volume) -> _Volume:
+        return _Volume(self.tokens + other.tokens, self.labels + other.labels)
+
+    def times(self, factor: float) -> _Volume:
+        return _Volume(self.tokens * factor, self.labels * factor)
+
+
+def body_parameters(backbone: Backbone) -> int:
+    """N: all weights but the embedding tables; of experts, the share that one token is sent to."""
+    embedding = backbone.model.get_input_embeddings().weight
+    head = backbone.model.get_output_embeddings().weight
+    total = backbone.parameters - embedding.numel() - (0 if head is embedding else head.numel())
+    config = backbone.model.config.get_text_config()
+    experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
+    used = getattr(config, "num_experts_per_tok", None)
+    if experts and used:
+        inside = sum(p.numel() for name, p in backbone.model.named_parameters() if ".experts." in name)
+        total -= round(inside * (1 - used / experts))
+    return int(total)
+
+
+def plan_learn(backbone: Backbone, examples: Sequence[TaskExamples], length: int, settings: LearnSettings) -> Estimate:
+    """The three stages of `learn` on these encoded tasks."""
+    tasks, width = len(examples), backbone.width
+    every = _sum(_volume(e.train, length) for e in examples)
+    validation = _sum(_volume(e.validation[: settings.teacher.validation_limit], length) for e in examples)
+    teacher = _rows(examples, length, settings.teacher)
+    distilled = bool(settings.weight_logits or settings.weight_hidden)
+    shares = [min(len(e.train), SIZE_CAP) for e in examples]
+    mean = _sum(_mean(e.train, length).times(n / sum(shares)) for e, n in zip(examples, shares, strict=True))
+    source = mean.times(settings.source.batch_size * settings.source.steps)
+    student_flops = _training_flops(backbone, source) + _validation_flops(backbone, validation, settings.source)
+    if settings.weight_logits:
+        student_flops += 2 * backbone.vocabulary * width * source.labels
+    teacher_flops = _training_flops(backbone, teacher) + _validation_flops(backbone, validation, settings.teacher)
+    student = stored_numbers("group", length, width, settings.rank, tasks)
+    stages = [Stage("teachers", tasks * length * width, settings.teacher.steps, round(teacher.tokens), teacher_flops)]
+    if distilled:
+        stages.append(Stage("teacher states", 0, 0, round(every.tokens), 2 * body_parameters(backbone) * every.tokens))
+    stages.append(Stage("metaprompt", student, settings.source.steps, round(source.tokens), student_flops))
+    micro = max(settings.teacher.micro_tokens, settings.source.micro_tokens)
+    held = every.labels * len(settings.layers) * width * _bytes(backbone) if distilled else 0.0
+    return _estimate(backbone, examples, stages, micro, tasks * length * width, held)
+
+
+def plan_adapt(
+    backbone: Backbone,
+    examples: Sequence[TaskExamples],
+    length: int,
+    settings: AdaptSettings,
+    method: str,
+    rank: int = 1,
+) -> Estimate:
+    """Training one row per task. `method`: mpt or pt."""
+    width, tasks = backbone.width, len(examples)
+    if method == "pt":
+        trained = length * width * tasks
+    else:
+        trained = stored_numbers(settings.mode, length, width, rank, tasks)
+    volume = _rows(examples, length, settings.loop)
+    validation = _sum(_volume(e.validation[: settings.loop.validation_limit], length) for e in examples)
+    flops = _training_flops(backbone, volume) + _validation_flops(backbone, validation, settings.loop)
+    steps = settings.loop.steps if any(e.train for e in examples) else 0
+    stage = Stage(f"adapt ({method}, {settings.mode})" if method == "mpt" else "adapt (pt)", trained, steps, 0, 0.0)
+    if steps:
+        stage = Stage(stage.name, trained, steps, round(volume.tokens), flops)
+    return _estimate(backbone, examples, [stage], settings.loop.micro_tokens, length * width * tasks, 0.0)
+
+
+def with_rate(estimate: Estimate, rate: float, *, measured: bool) -> Estimate:
+    """The estimate with a time."""
+    return Estimate(**{**_fields(estimate), "rate": rate, "measured": measured})
+
+
+def calibrate(backbone: Backbone, examples: Sequence[Encoded], length: int, *, most_tokens: int = 2048) -> float:
+    """FLOP/s reached by a forward and a backward pass over some of these examples (the second of two passes)."""
+    part = chunks([len(e.ids) + length for e in examples], most_tokens)[len(examples) // 1024]
+    chosen = [examples[i] for i in part]
+    bank = prompt_bank(backbone, length, 1, seed=0)
+    rows = torch.zeros(len(chosen), dtype=torch.long, device=backbone.device)
+    volume = _volume(chosen, length)
+    began = 0.0
+    for _ in range(2):
+        began = time.perf_counter()
+        batch = collate(backbone, chosen)
+        loss = token_losses(backbone, label_states(backbone, batch, bank.compose(rows))).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        loss.item()  # waits for an accelerator
+    return _training_flops(backbone, volume) / (time.perf_counter() - began)
+
+
+def _estimate(
+    backbone: Backbone,
+    examples: Sequence[TaskExamples],
+    stages: Sequence[Stage],
+    micro_tokens: int,
+    prompts: int,
+    held: float,
+) -> Estimate:
+    labels = [e.labels / max(1, len(e.ids)) for task in examples for e in task.train]
+    share = sum(labels) / len(labels) if labels else 0.0
+    config = backbone.model.config.get_text_config()
+    layers = int(getattr(config, "num_hidden_layers", 1))
+    inner = int(getattr(config, "intermediate_size", 0) or getattr(config, "d_ff", 0) or 4 * backbone.width)
+    weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
+    activations = micro_tokens * layers * (10 * backbone.width + 4 * inner) * _bytes(backbone)
+    logits = micro_tokens * share * backbone.vocabulary * 4 * 3
+    state = prompts * 4 * 5  # values, gradient, two moments, best values
+    notes = [f"{e.name}: {e.skipped} examples longer than the context are left out" for e in examples if e.skipped]
+    if backbone.kind == "seq2seq":
+        notes.append("encoder-decoder: every token is counted as passing all layers, an upper bound")
+    return Estimate(
+        stages=tuple(stages),
+        examples={e.name: len(e.train) for e in examples},
+        backbone_parameters=backbone.parameters,
+        body_parameters=body_parameters(backbone),
+        memory=round(weights + activations + logits + state + held),
+        notes=tuple(notes),
+    )
+
+
+def _fields(estimate: Estimate) -> dict[str, Any]:
+    return {name: getattr(estimate, name) for name in Estimate.__dataclass_fields__}
+
+
+def _bytes(backbone: Backbone) -> int:
+    return 2 if backbone.autocast or backbone.preset.dtype == "bfloat16" else 4
+
+
+def _volume(examples: Sequence[Encoded], length: int) -> _Volume:
+    return _Volume(sum(len(e.ids) + length for e in examples), sum(e.labels for e in examples))
+
+
+def _mean(examples: Sequence[Encoded], length: int) -> _Volume:
+    return _volume(examples, length).times(1 / max(1, len(examples)))
+
+
+def _rows(examples: Sequence[TaskExamples], length: int, loop: LoopSettings) -> _Volume:
+    """Every row draws its own batch each step; early stopping is not foreseen."""
+    return _sum(_mean(e.train, length).times(min(loop.batch_size, len(e.train)) * loop.steps) for e in examples)
+
+
+def _sum(volumes: Any) -> _Volume:
+    return sum(volumes, _Volume())
+
+
+def _training_flops(backbone: Backbone, volume: _Volume) -> float:
+    head = backbone.vocabulary * backbone.width
+    return 4.0 * body_parameters(backbone) * volume.tokens + 4.0 * head * volume.labels
+
+
+def _validation_flops(backbone: Backbone, volume: _Volume, loop: LoopSettings) -> float:
+    times = math.ceil(loop.steps / loop.evaluate_every) if loop.evaluate_every else 0
+    head = backbone.vocabulary * backbone.width
+    return times * (2.0 * body_parameters(backbone) * volume.tokens + 2.0 * head * volume.labels)
