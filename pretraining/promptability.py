@@ -4,9 +4,9 @@
 --text runs/pretraining/text.jsonl --classes runs/pretraining/classes.json \\
 --tokenizer runs/pretraining/tokenizer``
 
-Three extraction tasks made by rule (`pretraining.extraction.held_out`), each with the same examples, batches and number
 Three extraction tasks made by rule (`pretraining.extraction.held_out`); both methods get the same examples, batches and
 number of steps. F1 of mention strings: soft prompt (20 input rows, the model frozen) and LoRA (rank 8 on every
+matrix of every layer). A development measure, independent of the library's own training code; smaller than, and no
 substitute for, its benchmarks.
 """
 
