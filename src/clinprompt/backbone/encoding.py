@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +26,9 @@ from clinprompt.backbone.presets import PromptPosition
 from clinprompt.errors import BackboneError
 
 _SENTINEL = "CLINPROMPTSOURCE"
+# Templates that tell the model today's date (gpt-oss, LLaMA 3.2) are told this one: a prompt must meet the text it was
+# trained with, and a training resumed after midnight must be the same training. Our choice.
+_TODAY = date(2025, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,9 @@ def _chat_frame(tokenizer: Any, answer_prefix: str) -> Frame:
     if not tokenizer.chat_template:
         raise BackboneError("this preset speaks through a chat template, but the tokenizer has none: set chat: false")
     turn = [{"role": "user", "content": _SENTINEL}]
-    text: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    text: str = tokenizer.apply_chat_template(
+        turn, tokenize=False, add_generation_prompt=True, strftime_now=lambda form: _TODAY.strftime(form)
+    )
     if text.count(_SENTINEL) != 1:
         raise BackboneError("the chat template does not show the user's text exactly once; set chat: false")
     before, after = text.split(_SENTINEL)

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.utils import logging as transformers_logging
 
 from clinprompt.backbone.fingerprint import folder_fingerprint, model_fingerprint
-from clinprompt.backbone.presets import BackbonePreset, find_preset, known_presets
+from clinprompt.backbone.presets import BackbonePreset, find_preset, known_presets, load_preset
 from clinprompt.errors import BackboneError
 
 Kind = Literal["causal", "seq2seq"]
@@ -104,6 +104,7 @@ class Backbone:
 def load_backbone(
     name: str | Path = "embedded",
     *,
+    preset: str | None = None,
     dtype: str | None = None,
     device: str | None = None,
     quantise: Literal["4bit"] | None = None,
@@ -112,18 +113,19 @@ def load_backbone(
 ) -> Backbone:
     """Load and freeze a base model.
 
-    `name`: "embedded", a preset, a Hugging Face name, or a folder. `dtype`: float32 or bfloat16 (default: the
-    preset's). `device`: cpu, cuda, cuda:1, or "auto" to spread over what there is. Raises BackboneError with the cure.
+    `name`: "embedded", a preset, a Hugging Face name, or a folder. `preset`: how the model is spoken to; default: the
+    one of this name, repository or folder name, else plain text. `dtype`: float32 or bfloat16 (default: the preset's).
+    `device`: cpu, cuda, cuda:1, or "auto" to spread over what there is. Raises BackboneError with the cure.
     """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    preset = find_preset(str(name))
-    folder = _resolve(str(name), preset, offline)
+    chosen = load_preset(preset) if preset else find_preset(str(name))
+    folder = _resolve(str(name), chosen, offline)
     if not any(folder.glob("*.safetensors")):
         raise BackboneError(
             f"{folder}: no *.safetensors weights. Pickled weights (.bin, .pt) are never loaded; convert the model "
             "with `model.save_pretrained(folder, safe_serialization=True)` first."
         )
-    precision = dtype or preset.dtype
+    precision = dtype or chosen.dtype
     if precision not in DTYPES:
         raise BackboneError(f"unknown dtype {precision!r}; known: {', '.join(DTYPES)}")
     try:
@@ -140,7 +142,7 @@ def load_backbone(
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise BackboneError(f"{folder}: cannot load this base model: {error}") from error
-    return wrap(model, tokenizer, name=str(name), preset=preset, folder=folder, autocast=autocast)
+    return wrap(model, tokenizer, name=str(name), preset=chosen, folder=folder, autocast=autocast)
 
 
 def wrap(
@@ -179,7 +181,7 @@ def _resolve(name: str, preset: BackbonePreset, offline: bool) -> Path:
         return Path(__file__).parent / name
     if Path(name).is_dir():
         return Path(name)
-    repository = preset.repository or name
+    repository = name if "/" in name else preset.repository or name
     if repository.count("/") != 1 or Path(repository).is_absolute():
         raise BackboneError(
             f"{name!r} is neither a folder nor a Hugging Face name (owner/model). "
@@ -195,6 +197,8 @@ def _resolve(name: str, preset: BackbonePreset, offline: bool) -> Path:
                 revision=preset.revision,
                 local_files_only=offline,
                 allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"],
+                # The same weights once more in other layouts (gpt-oss: 27 GB).
+                ignore_patterns=["original/*", "metal/*", "onnx/*"],
             )
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

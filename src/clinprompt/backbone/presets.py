@@ -62,10 +62,15 @@ def load_preset(name: str) -> BackbonePreset:
 
 
 def find_preset(name: str) -> BackbonePreset:
-    """The preset with this name or for this Hugging Face repository; a neutral one when there is none."""
+    """The preset with this name, for this Hugging Face repository, or for a folder called like either; a neutral one
+    when there is none."""
     if (FOLDER / f"{name}.yaml").is_file():
         return load_preset(name)
+    # A copied download is called …/gpt-oss-20b, or models--openai--gpt-oss-20b/snapshots/<revision> in the hub's cache.
+    called = {part.rpartition("--")[2].lower() for part in Path(name).parts}
     for known in known_presets():
-        if name and load_preset(known).repository.lower() == name.lower():
-            return load_preset(known)
+        preset = load_preset(known)
+        repository = preset.repository.lower()
+        if repository and (name.lower() == repository or repository.rpartition("/")[2] in called or known in called):
+            return preset
     return BackbonePreset(name=name)
