@@ -135,6 +135,12 @@ def test_mimic_cxr_without_any_section(tmp_path: Path) -> None:
         read_mimic_cxr(tmp_path)
 
 
-def test_sections_take_headings_only() -> None:
-    found = sections(" FINDINGS: Heart: normal. AP VIEW: fine.\n WET READ: ok\nIMPRESSION:\n1. None")
-    assert found == {"FINDINGS": "Heart: normal. AP VIEW: fine.", "WET READ": "ok", "IMPRESSION": "1. None"}
+def test_sections_take_known_headings_only() -> None:
+    report = " FINDINGS: Heart: normal. VIEW: one.\n LUNGS: clear.\n WET READ: ok\n"
+    report += "IMPRESSION:\n1. None\n RECOMMENDATION(S): no"
+    assert sections(report) == {
+        "FINDINGS": "Heart: normal. VIEW: one.\n LUNGS: clear.",
+        "WET READ": "ok",
+        "IMPRESSION": "1. None",
+        "RECOMMENDATION(S)": "no",
+    }

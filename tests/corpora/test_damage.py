@@ -113,7 +113,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], str, bool]] = {
 
 @pytest.mark.parametrize("mismatch", ["error", "skip"])
 @pytest.mark.parametrize("case", CASES)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_files(tmp_path: Path, case: str, mismatch: str, data: st.DataObject) -> None:
     make, format, by_folder = CASES[case]
@@ -143,7 +143,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 
 
 @pytest.mark.parametrize("reader", [read_bioc, read_records, read_tabular])
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_json_of_another_shape(tmp_path: Path, reader: Callable[[Path], list[Record]], data: st.DataObject) -> None:
     path = tmp_path / ("doc.json" if reader is read_bioc else "doc.jsonl")
@@ -158,7 +158,7 @@ def test_json_of_another_shape(tmp_path: Path, reader: Callable[[Path], list[Rec
         assert str(path) in str(error) and SECRET not in str(error)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(start=st.integers(0, 6000), junk=st.binary(min_size=1, max_size=40))
 def test_damaged_workbooks(tmp_path: Path, start: int, junk: bytes) -> None:
     path = tmp_path / "doc.xlsx"

@@ -17,10 +17,17 @@ logger = logging.getLogger(__name__)
 
 _MEDNLI_COLUMNS = {"id": "pairID", "text": "sentence1", "hypothesis": "sentence2", "label": "gold_label"}
 
-# A heading opens a line, is in capitals and ends in a colon; MIMIC-CXR's reports are indented by one blank.
-_HEADING = re.compile(r"^[ \t]*([A-Z][A-Z0-9 ,/()&.'-]*[A-Z)])[ \t]*:", re.MULTILINE)
+# A heading opens a line and ends in a colon. Only these names are headings (our choice): a line such as "LUNGS:" is
+# part of the findings, and a rule for anything in capitals would cut the text there.
+_NAMES = (
+    r"FINAL REPORT|WET READ|PRELIMINARY REPORT|ADDENDUM|EXAM(?:INATION)?|STUDY|PROCEDURE|TYPE OF EXAM\w*|"
+    r"(?:CLINICAL )?(?:INDICATIONS?|HISTORY|INFORMATION)|REASON FOR (?:EXAM|STUDY|THE EXAM)\w*|TECHNIQUE|VIEWS?|"
+    r"COMPARISONS?|REFERENCE EXAM\w*|FINDINGS?|IMPRESSIONS?|CONCLUSIONS?|RECOMMENDATIONS?(?:\(S\))?|"
+    r"NOTIFICATIONS?(?:\(S\))?"
+)
+_HEADING = re.compile(rf"^[ \t]*({_NAMES})[ \t]*:", re.MULTILINE)
 _FINDINGS = ("FINDINGS", "FINDING")
-_IMPRESSION = ("IMPRESSION", "IMPRESSIONS", "CONCLUSION")
+_IMPRESSION = ("IMPRESSION", "IMPRESSIONS", "CONCLUSION", "CONCLUSIONS")
 
 
 def read_mednli(path: Path) -> list[Record]:
