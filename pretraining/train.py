@@ -163,6 +163,7 @@ def train(
     *,
     steps: int | None = None,
     finish: float | None = None,
+    minutes: float | None = None,
     bf16: bool = True,
     compiled: bool = False,
     save_seconds: float = 120.0,
@@ -170,8 +171,9 @@ def train(
     begin: Path | None = None,
     stop_after: int | None = None,
 ) -> Model:
-    """Run until `steps` or the time `finish` (seconds since the epoch); continues from `out` if it was begun before.
+    """Run until `steps`, the time `finish` (seconds since the epoch) or for `minutes`; continues what `out` holds.
 
+    `minutes` counts training time over all calls, so a killed run that is repeated still ends after so many.
     `begin` is a checkpoint to start from when `out` has none; `stop_after` ends this call early, as a kill would.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -189,6 +191,8 @@ def train(
             tensor.copy_(state[name])
         optimiser.count = progress.optimiser_steps
     started = time.time() - progress.seconds
+    if minutes is not None:
+        finish = started + 60 * minutes
     schedule = Schedule(recipe, steps, finish, started)
     forward = torch.compile(model, dynamic=False) if compiled else model
 
@@ -258,8 +262,8 @@ def main() -> None:
     parser.add_argument("--from", dest="begin", type=Path, help="checkpoint to continue (its decay undone)")
     end = parser.add_mutually_exclusive_group(required=True)
     end.add_argument("--finish-at", type=clock, metavar="HH:MM")
-    end.add_argument("--minutes", type=float)
-    end.add_argument("--steps", type=int)
+    end.add_argument("--minutes", type=float, help="of training, counted over all restarts")
+    end.add_argument("--steps", type=int, help="in all; reproducible to the bit")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--compile", action="store_true", help="fuse elementwise work: +8 %%, half a minute to start")
     parser.add_argument("--fp32", action="store_true", help="no bf16 autocast")
@@ -268,10 +272,9 @@ def main() -> None:
     recipe = Recipe.read(args.recipe)
     names = {name for phase in recipe.phases for plan in (phase.short, phase.long) for name in plan}
     shards = {name: load_shard(args.data / f"{name}.safetensors") for name in sorted(names)}
-    finish = args.finish_at or (time.time() + 60 * args.minutes if args.minutes else None)
     train(
-        recipe, shards, args.out, steps=args.steps, finish=finish, bf16=not args.fp32, compiled=args.compile,
-        begin=args.begin,
+        recipe, shards, args.out, steps=args.steps, finish=args.finish_at, minutes=args.minutes,
+        bf16=not args.fp32, compiled=args.compile, begin=args.begin,
     )  # fmt: skip
 
 
