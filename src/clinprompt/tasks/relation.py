@@ -22,10 +22,10 @@ _HEAD, _TAIL = ("<< ", " >>"), ("[[ ", " ]]")
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is shown for one pair: one or two pieces of the text, and how many characters of their sentences are cut."""
+    """What is shown for one pair: one or two pieces of the text; and the sentences that should be."""
 
     pieces: tuple[Span, ...]
-    cut: int = 0
+    wanted: tuple[Span, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,8 @@ class RelationCodec:
         return surface.source(self.task.instruction or question, ("Text", text))
 
     def _stage(self, record: Record) -> _Stage:
-        # One marked fragment adds both marks, and may cut words in two.
-        mark_cost = self.room.length("<< [[") + self.room.length(">> ]]") + 4
+        marks = (" ".join([before, after]) for before, after in (_HEAD, _TAIL))
+        mark_cost = max(map(self.room.length, marks)) + 2  # words may be cut in two as well
         return _Stage(record, sentence_spans(record), mark_cost)
 
     def render(self, record: Record) -> list[Example]:
@@ -85,31 +85,38 @@ class RelationCodec:
         stage = self._stage(record)
         relations: list[Relation] = []
         malformed: list[str] = []
-        omitted = 0
+        views = []
         for example, output in zip(examples, outputs, strict=True):
             if example.arguments is None:
                 raise ValueError(f"record {record.id!r}: a relation example without arguments")
             head, tail = example.arguments
             choice = choose(self.choices, [output])
             malformed += choice.malformed
-            omitted += self._view(stage, known[head], known[tail]).cut
+            views.append(self._view(stage, known[head], known[tail]))
             if choice.index is not None and self.choices[choice.index] != surface.NONE:
                 relations.append(Relation(self.choices[choice.index], head, tail, id=f"R{len(relations) + 1}"))
-        return Prediction(replace(record, relations=tuple(relations)), malformed=tuple(malformed), omitted=omitted)
+        found = replace(record, relations=tuple(relations))
+        return Prediction(found, malformed=tuple(malformed), omitted=_unseen(len(record.text), views))
 
     def _view(self, stage: _Stage, heads: Sequence[Entity], tails: Sequence[Entity]) -> View:
-        marks = sum(len(entity.spans) for entity in (*heads, *tails))
+        places = [span for entity in (*heads, *tails) for span in entity.spans]
+
+        def least_and_most(pieces: tuple[Span, ...]) -> tuple[int, int]:
+            """Bounds of a source's length: without marks, and with what its marks cost at most."""
+            least = stage.lengths.get(pieces)
+            if least is None:
+                least = self.room.length(self._source(marked(stage.record.text, (), (), pieces)))
+                stage.lengths[pieces] = least
+            marks = sum(low < end and start < high for low, high in pieces for start, end in places)
+            return least, least + marks * stage.mark_cost
+
+        def surely_fits(pieces: tuple[Span, ...]) -> bool:
+            return least_and_most(pieces)[1] <= self.room.budget
 
         def fits(pieces: tuple[Span, ...]) -> bool:
-            """Whether the marked text fits; measured exactly only when the length without marks leaves it open."""
-            bare = stage.lengths.get(pieces)
-            if bare is None:
-                bare = self.room.length(self._source(marked(stage.record.text, (), (), pieces)))
-                stage.lengths[pieces] = bare
-            if bare + marks * stage.mark_cost <= self.room.budget:
-                return True
-            if bare > self.room.budget:
-                return False
+            least, most = least_and_most(pieces)
+            if most <= self.room.budget or least > self.room.budget:
+                return most <= self.room.budget
             return self.room.fits(self._source(marked(stage.record.text, heads, tails, pieces)))
 
         head, tail = closest(heads, tails)
@@ -117,18 +124,27 @@ class RelationCodec:
         within = stage.between(first, last)
         if self.task.scope == "sentence":
             if fits((within,)):
-                return View((within,))
+                return View((within,), (within,))
         else:
             whole = stage.between(0, len(stage.sentences) - 1)
-            if fits((whole,)):
-                return View((whole,))
+            if surely_fits((whole,)):
+                return View((whole,), (whole,))
             if fits((within,)):
-                return View((stage.widen(first, last, lambda span: fits((span,))),))
+                widened = stage.widen(first, last, lambda span: surely_fits((span,)))
+                return View((widened,), (within,))
         own = tuple(dict.fromkeys((stage.sentences[first], stage.sentences[last])))
         if len(own) == 2 and fits(own):
-            return View(own)
-        pieces = stage.trim((head, tail), fits)
-        return View(pieces, cut=sum(end - start for start, end in own) - sum(end - start for start, end in pieces))
+            return View(own, own)
+        return View(stage.trim((head, tail), fits), own)
+
+
+def _unseen(size: int, views: Sequence[View]) -> int:
+    """Characters of wanted sentences that no view shows."""
+    state = bytearray(size)
+    for value, spans in ((1, [v.wanted for v in views]), (0, [v.pieces for v in views])):
+        for start, end in {span for group in spans for span in group}:
+            state[start:end] = bytes([value]) * (end - start)
+    return sum(state)
 
 
 @dataclass(frozen=True, slots=True)
