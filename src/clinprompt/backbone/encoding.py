@@ -12,6 +12,7 @@ models get P and the source in the encoder and the target in the decoder.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -29,6 +30,7 @@ _SENTINEL = "CLINPROMPTSOURCE"
 # Templates that tell the model today's date (gpt-oss, LLaMA 3.2) are told this one: a prompt must meet the text it was
 # trained with, and a training resumed after midnight must be the same training. Our choice.
 _TODAY = date(2025, 1, 1)
+_CLOCK = re.compile(r"""strftime_now\(\s*(?P<quote>['"])(?P<form>.*?)(?P=quote)\s*\)""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +84,8 @@ def _chat_frame(tokenizer: Any, answer_prefix: str) -> Frame:
     if not tokenizer.chat_template:
         raise BackboneError("this preset speaks through a chat template, but the tokenizer has none: set chat: false")
     turn = [{"role": "user", "content": _SENTINEL}]
-    text: str = tokenizer.apply_chat_template(
-        turn, tokenize=False, add_generation_prompt=True, strftime_now=lambda form: _TODAY.strftime(form)
-    )
+    template = dated(tokenizer.get_chat_template())
+    text: str = tokenizer.apply_chat_template(turn, chat_template=template, tokenize=False, add_generation_prompt=True)
     if text.count(_SENTINEL) != 1:
         raise BackboneError("the chat template does not show the user's text exactly once; set chat: false")
     before, after = text.split(_SENTINEL)
@@ -97,6 +98,11 @@ def _chat_frame(tokenizer: Any, answer_prefix: str) -> Frame:
     if bos is not None and head[:1] == (bos,):
         return Frame((int(bos),), head[1:], tail)
     return Frame((), head, tail)
+
+
+def dated(template: str) -> str:
+    """A chat template with the calls that ask for the current date replaced by a fixed one."""
+    return _CLOCK.sub(lambda call: repr(_TODAY.strftime(call["form"])), template)
 
 
 def encode(

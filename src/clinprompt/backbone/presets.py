@@ -67,7 +67,8 @@ def find_preset(name: str) -> BackbonePreset:
     if (FOLDER / f"{name}.yaml").is_file():
         return load_preset(name)
     # A copied download is called …/gpt-oss-20b, or models--openai--gpt-oss-20b/snapshots/<revision> in the hub's cache.
-    called = {part.rpartition("--")[2].lower() for part in Path(name).parts}
+    parts = Path(name).parts
+    called = {part.rpartition("--")[2].lower() for part in parts if part.startswith("models--") or part == parts[-1]}
     for known in known_presets():
         preset = load_preset(known)
         repository = preset.repository.lower()
