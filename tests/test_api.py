@@ -1,0 +1,66 @@
+"""The verbs as functions: the README's ten lines, and that names and objects are interchangeable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import clinprompt
+from clinprompt import AdaptSettings, LearnSettings, LoopSettings
+from tests.cli_workspace import make
+
+LOOP = LoopSettings(steps=2, batch_size=2)
+
+
+def test_learn_adapt_evaluate_predict_inspect(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    backbone = clinprompt.load_backbone("tiny")
+    settings = LearnSettings(prompt_length=4, limit=8, teacher=LOOP, source=LOOP)
+    clinprompt.learn(folder / "suite.yaml", folder / "run", backbone=backbone, settings=settings)
+    meta = folder / "run" / "metaprompt.safetensors"
+
+    task = clinprompt.load_task(folder / "find.yaml")
+    adapted = AdaptSettings(loop=LOOP)
+    file = clinprompt.adapt(meta, task, out=folder / "f.safetensors", shots=4, settings=adapted, backbone=backbone)
+    assert isinstance(file, clinprompt.TaskPrompt) and file.card.settings["shots"] == 4
+
+    found = clinprompt.evaluate(folder / "f.safetensors", task, limit=3)
+    assert found.n == 3 and found.summary()["metrics"].keys() == found.scores.keys()
+    same = clinprompt.evaluate(file, folder / "find.yaml", limit=3, backbone=backbone)
+    assert same.summary() == found.summary()
+
+    text = "He has fever now."
+    by_text, by_record = clinprompt.predict(file, [text, clinprompt.Record("r", text)], backbone=backbone)
+    assert by_text.record.entities == by_record.record.entities and by_text.record.text == text
+
+    shown = clinprompt.inspect(meta, backbone=backbone, neighbours=2)
+    assert shown["similarity"]["tasks"] == ["find-problems", "infer"]
+    assert clinprompt.load_artifact(meta).card.kind == "metaprompt"
+
+
+def test_prompt_tuning_needs_no_metaprompt(tmp_path: Path) -> None:
+    task = clinprompt.load_task(make(tmp_path) / "infer.yaml")
+    settings = AdaptSettings(loop=LOOP)
+    file = clinprompt.adapt(None, task, shots=2, settings=settings, backbone="tiny")
+    assert file.card.method == "pt" and tuple(file.prompt.shape) == (8, 64)
+
+
+def test_preset_rates_yield_to_files_and_options(tmp_path: Path) -> None:
+    from clinprompt.api import settings_for
+    from clinprompt.backbone.presets import load_preset
+
+    preset = load_preset("llama-3.1-8b")
+    config = tmp_path / "c.yaml"
+    config.write_text("loop: {vector_learning_rate: 0.5, steps: 7}\n")
+    assert settings_for(AdaptSettings, preset).loop.vector_learning_rate == preset.vector_learning_rate == 0.04
+    assert settings_for(AdaptSettings, preset, config).loop.vector_learning_rate == 0.5
+    given = settings_for(AdaptSettings, preset, config, {"loop.vector_learning_rate": 0.7, "loop.steps": None})
+    assert (given.loop.vector_learning_rate, given.loop.steps) == (0.7, 7)
+
+
+def test_public_names() -> None:
+    for name in dir(clinprompt):
+        assert getattr(clinprompt, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'lern'"):
+        clinprompt.lern  # noqa: B018
