@@ -194,22 +194,22 @@ def test_repeated_mentions_are_different_entities() -> None:
     (example,) = codec_for(FIND, len, 500).render(gold)
     prediction = codec_for(FIND, len, 500).parse(gold, [example], [Output(example.target)])
     assert [e.spans for e in prediction.record.entities] == [(span,) for span in SPANS]
-    assert f1(gold, example.target) == 1.0
+    assert f1(gold, example.target) == 100
     # Three mentions, one of them found: a string comparison would call this perfect.
     (only,) = codec_for(FIND, len, 500).render(with_entities((SPANS[0],)))
-    assert f1(gold, only.target) == pytest.approx(0.5)
+    assert f1(gold, only.target) == pytest.approx(50)
 
 
 def test_the_right_words_in_the_wrong_place_are_wrong() -> None:
     gold = with_entities((SPANS[2],))
     (first,) = codec_for(FIND, len, 500).render(with_entities((SPANS[0],)))
-    assert f1(gold, first.target) == 0.0
+    assert f1(gold, first.target) == 0
 
 
 def test_words_that_are_not_there_count_as_errors() -> None:
     gold = with_entities((SPANS[0],))
     (example,) = codec_for(FIND, len, 500).render(gold)
-    assert f1(gold, example.target + "; measles") == pytest.approx(2 / 3)
+    assert f1(gold, example.target + "; measles") == pytest.approx(200 / 3)
 
 
 # -- sliding windows -------------------------------------------------------------------------------------
