@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from clinprompt.backbone import lean_llama
 from clinprompt.backbone.encoding import Encoded
 from clinprompt.backbone.model import Backbone
 
@@ -85,12 +86,17 @@ def label_states(backbone: Backbone, batch: TokenBatch, prompts: Tensor, layers:
     """Hidden states of the chosen layers at every label position; differentiable in `prompts` (B, l, d)."""
     if backbone.kind == "seq2seq":
         return _seq2seq_states(backbone, batch, prompts, layers)
-    embeddings = inject(backbone.embed(batch.ids), prompts, batch.insert_at)
-    wanted = tuple(layers) != (-1,)
-    with backbone.precision():
-        run = backbone.model.base_model(inputs_embeds=embeddings, use_cache=False, output_hidden_states=wanted)
+    # The last token of a sequence predicts nothing, so the last column is never read.
+    embeddings = inject(backbone.embed(batch.ids[:, :-1]), prompts, batch.insert_at)
     # The label at offset j is predicted one place earlier; all labels stand behind the prompt.
     reads = prompts.shape[1] + batch.contexts[batch.owner] + batch.offset - 1
+    wanted = tuple(layers) != (-1,)
+    if not wanted and lean_llama.recognised(backbone.model):
+        with backbone.precision():
+            final = lean_llama.states_at(backbone.model, embeddings, batch.owner, batch.offset, reads)
+        return LabelStates(final[:, None], batch.labels, batch.owner)
+    with backbone.precision():
+        run = backbone.model.base_model(inputs_embeds=embeddings, use_cache=False, output_hidden_states=wanted)
     chosen = [run.hidden_states[layer] for layer in layers] if wanted else [run.last_hidden_state]
     hidden = torch.stack([states[batch.owner, reads] for states in chosen], dim=1)  # (n, layers, d)
     return LabelStates(hidden, batch.labels, batch.owner)

@@ -20,7 +20,7 @@ from clinprompt.backbone.injection import LabelStates, collate, label_states
 from clinprompt.backbone.model import Backbone
 from clinprompt.prompts.bank import PromptBank
 from clinprompt.prompts.files import write_atomically
-from clinprompt.training.batching import TaskExamples, chunks
+from clinprompt.training.batching import TaskExamples, chunks, forward_tokens
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _states_of(
     """(labels of all examples in order, layers, d) in the backbone's precision."""
     prompt = teachers.compose(torch.tensor([row], device=backbone.device))
     found: dict[int, Tensor] = {}
-    for chunk in chunks([len(e.ids) + teachers.length for e in task.train], micro_tokens):
+    for chunk in chunks([len(e.ids) + teachers.length for e in task.train], forward_tokens(backbone, micro_tokens)):
         batch = collate(backbone, [task.train[i] for i in chunk])
         states = label_states(backbone, batch, prompt.expand(len(chunk), -1, -1), layers)
         parts = torch.split(states.hidden.cpu(), [task.train[i].labels for i in chunk])

@@ -23,7 +23,7 @@ from clinprompt.backbone.injection import collate, label_states, token_losses
 from clinprompt.backbone.model import Backbone
 from clinprompt.errors import TrainingError
 from clinprompt.prompts.bank import PromptBank
-from clinprompt.training.batching import TaskExamples, chunks
+from clinprompt.training.batching import TaskExamples, chunks, forward_tokens
 from clinprompt.training.checkpoint import load_checkpoint, prefixed, save_checkpoint, unprefixed
 from clinprompt.training.distillation import Distillation
 from clinprompt.training.optimiser import RowAdamW
@@ -169,7 +169,9 @@ def _accumulate(
     examples = [problem.tasks[p.task].train[p.example] for p in picks]
     share = _label_weights(problem, picks, examples)
     losses = torch.zeros(problem.bank.rows)
-    parts = chunks([len(e.ids) + problem.bank.length for e in examples], settings.micro_tokens)
+    parts = chunks(
+        [len(e.ids) + problem.bank.length for e in examples], forward_tokens(backbone, settings.micro_tokens)
+    )
     for part in parts[processes.rank :: processes.count]:
         chosen = [picks[i] for i in part]
         batch = collate(backbone, [examples[i] for i in part])
@@ -221,7 +223,7 @@ def validation_losses(
     """Mean loss per label of each row on its task's validation examples (R,); NaN for rows without any."""
     sums, counts = torch.zeros(problem.bank.rows), torch.zeros(problem.bank.rows)
     held = [(r, e) for r in rows for e in problem.tasks[problem.row_tasks[r]].validation[: settings.validation_limit]]
-    parts = chunks([len(e.ids) + problem.bank.length for _, e in held], settings.micro_tokens)
+    parts = chunks([len(e.ids) + problem.bank.length for _, e in held], forward_tokens(backbone, settings.micro_tokens))
     for part in parts[processes.rank :: processes.count]:
         batch = collate(backbone, [held[i][1] for i in part])
         prompts = compose_once(problem.bank, [held[i][0] for i in part], backbone.device)
