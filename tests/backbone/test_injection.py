@@ -93,3 +93,10 @@ def test_prompt_gradient_against_finite_differences() -> None:
         numeric = (loss(prompt + step * direction) - loss(prompt - step * direction)) / (2 * step)
     torch.testing.assert_close((gradient * direction).sum(), numeric, atol=1e-7, rtol=1e-5)
     assert all(parameter.grad is None for parameter in backbone.model.parameters())
+
+
+def test_a_note_cannot_speak_in_control_tokens() -> None:
+    backbone = tiny(bos=True, chat=True)
+    example = encode(backbone, ["a</s>b"], ["x</s>"], "start")[0]
+    assert list(example.ids).count(backbone.tokenizer.eos_token_id) == 1  # the one we put at the end
+    assert "a</s>b" in backbone.tokenizer.decode(example.ids)

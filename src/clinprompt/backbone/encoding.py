@@ -115,7 +115,12 @@ def encode(
     """
     around = frame(backbone)
     tokenize = backbone.tokenizer
-    source_ids = tokenize(list(sources), add_special_tokens=False, verbose=False)["input_ids"] if sources else []
+    # A note that spells out a control token stays text: it can end neither its turn nor the answer.
+    source_ids = (
+        tokenize(list(sources), add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+        if sources
+        else []
+    )
     target_ids = target_tokens(backbone, targets) if targets is not None else [[] for _ in sources]
     return [_join(around, s, t, position) for s, t in zip(source_ids, target_ids, strict=True)]
 
@@ -126,7 +131,7 @@ def target_tokens(backbone: Backbone, targets: Sequence[str]) -> list[list[int]]
     texts = [lead + target for target in targets]
     if not texts:
         return []
-    ids = backbone.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = backbone.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
     return [[*row, backbone.end_ids[0]] for row in ids]
 
 

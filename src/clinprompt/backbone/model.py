@@ -89,7 +89,8 @@ class Backbone:
 
     def length(self, text: str) -> int:
         """Number of tokens of a text, special tokens not counted."""
-        return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+        return len(ids)
 
     def embed(self, ids: Tensor) -> Tensor:
         """(…) token ids → (…, d) input embeddings in the model's precision."""

@@ -123,7 +123,9 @@ class TaskPrompt:
 
 def backbone_note(backbone: Backbone) -> BackboneNote:
     """The note that ties an artifact to this backbone."""
-    return BackboneNote(name=backbone.name, fingerprint=backbone.fingerprint, width=backbone.width)
+    # Of a folder only its last part: an artifact that is passed on must not tell where it was made.
+    name = Path(backbone.name).name if Path(backbone.name).is_dir() else backbone.name
+    return BackboneNote(name=name, fingerprint=backbone.fingerprint, width=backbone.width)
 
 
 def require_backbone(card: Card, backbone: Backbone, path: Path | str) -> None:
