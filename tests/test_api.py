@@ -64,3 +64,27 @@ def test_public_names() -> None:
         assert getattr(clinprompt, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'lern'"):
         clinprompt.lern  # noqa: B018
+
+
+def test_readme_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The README's Python block, word for word but for the names of backbone and metaprompt, and in two steps."""
+    from clinprompt import api
+
+    root = Path(__file__).resolve().parents[1]
+    block = (root / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    script = (root / "examples" / "python_api.py").read_text(encoding="utf-8").split('"""')[2]
+    assert block.strip() == script.strip()
+    backbone = clinprompt.load_backbone("tiny")
+    settings = LearnSettings(prompt_length=4, limit=4, teacher=LOOP, source=LOOP)
+    suite = make(tmp_path / "corpora") / "suite.yaml"
+    clinprompt.learn(suite, tmp_path / "run", backbone=backbone, settings=settings)
+    metaprompt = tmp_path / "run" / "metaprompt.safetensors"
+    monkeypatch.setattr(api, "packaged_metaprompt", lambda: metaprompt)
+    monkeypatch.setattr(api, "settings_for", lambda *_: AdaptSettings(loop=LOOP))
+    monkeypatch.setattr("clinprompt.backbone.model.load_backbone", lambda name: backbone)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(root / "examples")
+    exec(compile(block, "README.md", "exec"), {})
+    assert "strict_f1: " in capsys.readouterr().out and (tmp_path / "runs" / "problems.safetensors").is_file()
