@@ -22,7 +22,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from pretraining import clusters, corpus
-from pretraining.extraction import Definition, Window, definitions, index, windows
+from pretraining.extraction import Definition, Window, definitions, dense, index, windows
 from pretraining.judgement import KINDS, Drawn, Material
 from pretraining.packing import EOS_ID, Piece, pack, save_shard
 
@@ -30,7 +30,7 @@ CODE_LENGTH = 16
 CODES = 256
 SINGLE_CODES, SCHEMA_CODES = 96, 32
 ANSWER_WEIGHT = 5
-ABSENT = 0.18
+ABSENT = 0.12
 """Share of extraction examples drawn from text without regard to whether it holds a mention (most often none)."""
 LABELS = (
     "Entity", "Mention", "Term", "Concept", "Item", "Finding", "Target", "Disease", "Chemical", "Gene", "Drug",
@@ -67,7 +67,7 @@ def rendered(instruction: str, body: str, answer: str, code: int | None = None) 
     )
 
 
-def listing(window: Window, typed: list[tuple[str, Definition]]) -> str | None:
+def listing(window: Window, typed: list[tuple[str, Definition]], most: int = 12) -> str | None:
     """The answer of an extraction task: mentions in text order, typed if types are several; None if unwritable."""
     found: list[tuple[int, int, str]] = []
     for label, definition in typed:
@@ -76,7 +76,7 @@ def listing(window: Window, typed: list[tuple[str, Definition]]) -> str | None:
             return None
         for (start, end), mention in zip(definition.find(window), mentions, strict=True):
             found.append((start, -end, mention if len(typed) == 1 else f"{label}: {mention}"))
-    if len(found) > 12:
+    if len(found) > most:
         return None
     return "; ".join(text for _, _, text in sorted(found)) or "none"
 
@@ -164,6 +164,24 @@ class Mixture:
         line = drawn.instruction if code is None or drawn.instruction.startswith("Choose") else "Answer."
         return [rendered(line, drawn.body, drawn.answer, code)]
 
+    def walked(self) -> list[Example]:
+        """Copying at length: the text itself, its words in disorder, or every word of a simple kind."""
+        window = self.draw.choice(self.material.windows)
+        kind = self.draw.random()
+        if kind < 0.2:
+            return [rendered(self.draw.choice(("Repeat the text.", "Copy.")), f"Text: {window.text}", window.text)]
+        if kind < 0.45:
+            other = self.draw.choice(self.material.windows)
+            words = [word for word in (other.text + " " + window.text).split() if word.isalpha()]
+            self.draw.shuffle(words)
+            text = " ".join(words[: self.draw.randint(8, 45)])
+            return [rendered(self.draw.choice(("Repeat the text.", "Copy.")), f"Text: {text}", text)] if text else []
+        definition = dense(self.draw)
+        answer = listing(window, [("", definition)], most=40)
+        if answer is None or (answer == "none" and self.draw.random() < 0.8):
+            return []
+        return [rendered(find_line([definition.names[0]]), f"Text: {window.text}", answer)]
+
     def episode(self) -> list[Example]:
         """One document of the mixture: examples that see each other."""
         sorts: list[Callable[[], list[Example]]] = [self.named, self.demonstrated, self.coded, self.judged]
@@ -202,6 +220,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--episodes", type=int, default=30000)
+    parser.add_argument("--walks", type=int, default=12000, help="copying tasks, a shard of their own")
     parser.add_argument("--documents", type=int, default=25000, help="sample of the text that tasks are made of")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -210,6 +229,8 @@ def main() -> None:
     documents = random.Random(args.seed).sample(documents, min(args.documents, len(documents)))
     mixture = Mixture(documents, clusters.load(args.classes), args.seed)
     print(f"{len(mixture.material.windows)} windows, {len(mixture.defined)} extraction definitions", flush=True)
+    walks = [episode for _ in range(args.walks) if (episode := mixture.walked())]
+    write(args.out / "walks-256.safetensors", [p for p in encode(walks, tokenizer) if len(p.ids) <= 256], 256)
     short: list[Piece] = []
     long: list[Piece] = []
     for _ in range(0, args.episodes, 1000):
@@ -219,13 +240,18 @@ def main() -> None:
                 short.append(piece)
             elif len(piece.ids) <= 1024:
                 long.append(piece)
-    for length, pieces in ((256, short), (1024, long)):
-        shard = pack(pieces, length)
-        save_shard(shard, args.out / f"tasks-{length}.safetensors")
-        answers = int((shard.weights == ANSWER_WEIGHT).sum())
-        filled = int((shard.segments > 0).sum())
-        print(f"tasks-{length}: {len(pieces)} episodes, {len(shard)} rows, {filled / 1e6:.2f} M tokens, "
-              f"{answers / filled:.1%} of them answers")  # fmt: skip
+    write(args.out / "tasks-256.safetensors", short, 256)
+    write(args.out / "tasks-1024.safetensors", long, 1024)
+
+
+def write(path: Path, pieces: list[Piece], length: int) -> None:
+    """Pack and save a shard, and say what is in it."""
+    shard = pack(pieces, length)
+    save_shard(shard, path)
+    answers = int((shard.weights == ANSWER_WEIGHT).sum())
+    filled = int((shard.segments > 0).sum())
+    print(f"{path.stem}: {len(pieces)} episodes, {len(shard)} rows, {filled / 1e6:.2f} M tokens,", end=" ")
+    print(f"{answers / filled:.1%} of them answers", flush=True)
 
 
 if __name__ == "__main__":
