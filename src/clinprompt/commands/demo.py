@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +13,7 @@ import typer
 
 from clinprompt.commands import options as o
 from clinprompt.commands.output import counter, duration, print_json, print_table, remark, say, size, stage_bars, steps
+from clinprompt.version import __version__
 
 if TYPE_CHECKING:
     from clinprompt.backbone.model import Backbone
@@ -26,16 +28,16 @@ SYNTHETIC = "All numbers are on synthetic text made by rule; they say nothing ab
 class DemoSize:
     """Everything that decides how long the demo takes. MPT and PT get the same shots, steps, batches and rate."""
 
-    train: int = 120
+    train: int = 64
     validation: int = 16
     test: int = 80
     scored: int = 40
-    teacher_steps: int = 40
+    teacher_steps: int = 24
     teacher_batch: int = 4
-    source_steps: int = 60
+    source_steps: int = 48
     source_batch: int = 24
     shots: int = 20
-    adapt_steps: int = 40
+    adapt_steps: int = 30
     adapt_batch: int = 8
     learning_rate: float = 0.03
     vector_learning_rate: float = 0.03
@@ -79,7 +81,7 @@ def demo(
     tasks = sample_tasks(sizes.train, sizes.validation, sizes.test)
     sources = [t for t in tasks if t.role == "source"]
     targets = [t for t in tasks if t.role == "target"]
-    folder = out / ("fast" if fast else "normal") / model.fingerprint
+    folder = out / _run_name(model.fingerprint, sizes, seed)
     remark(f"Synthetic data: {len(sources)} source tasks, {len(targets)} unseen target tasks.", quiet or as_json)
     with stage_bars(not (quiet or as_json)) as bar:
         metaprompt = _learn(model, sources, sizes, folder, seed, bar)
@@ -99,6 +101,12 @@ def demo(
         print_json(found)
     else:
         _print(found, note, folder, sizes)
+
+
+def _run_name(fingerprint: str, sizes: DemoSize, seed: int) -> str:
+    """One folder per backbone, size and seed, so that none of them meets another's checkpoints."""
+    text = json.dumps([fingerprint, asdict(sizes), seed, __version__])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _learn(
