@@ -172,7 +172,7 @@ def calibrate(backbone: Backbone, examples: Sequence[Encoded], length: int, *, m
     """FLOP/s reached by a forward and a backward pass over some of these examples (the second of two passes)."""
     part = chunks([len(e.ids) + length for e in examples], most_tokens)[len(examples) // 1024]
     chosen = [examples[i] for i in part]
-    bank = prompt_bank(backbone, length, 1, seed=0)
+    bank = prompt_bank(backbone, length, "vocabulary", [0])
     rows = torch.zeros(len(chosen), dtype=torch.long, device=backbone.device)
     volume = _volume(chosen, length)
     began = 0.0

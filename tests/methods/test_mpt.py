@@ -90,7 +90,7 @@ def test_two_learning_rates() -> None:
 
 def test_prompt_tuning_rows() -> None:
     backbone = tiny()
-    same, apart = (prompt_bank(backbone, 5, 3, seed=1, same_start=same) for same in (True, False))
+    same, apart = (prompt_bank(backbone, 5, "vocabulary", seeds) for seeds in ([1, 1, 1], [1, 2, 3]))
     assert torch.equal(same.prompt[0], same.prompt[2]) and not torch.equal(apart.prompt[0], apart.prompt[2])
     assert torch.equal(same.prompt[0], apart.prompt[0])
     with torch.no_grad():

@@ -118,3 +118,10 @@ def test_divergence_is_reported() -> None:
     loop = LOOP.model_copy(update={"learning_rate": 1e38, "warmup": 0.0, "clip": 0.0})
     with pytest.raises(TrainingError, match="lower the learning rate"):
         adapt(tiny(), None, [Plan(nli_task(), AdaptSettings(target_reserve=32, loop=loop))], prompt_length=5)
+
+
+def test_the_metaprompt_is_chosen_by_the_mean_but_every_source_keeps_its_own_loss(tmp_path: Path) -> None:
+    learned = learn(tiny(), [ner_task(), nli_task()], LEARN, tmp_path)
+    losses = learned.metaprompt.card.metrics["validation_loss"]
+    assert losses["find"] != losses["infer"]
+    assert learned.source_fit.validation.tolist() == pytest.approx([losses["find"], losses["infer"]], abs=1e-4)

@@ -45,7 +45,7 @@ def learn(
     """Learn a metaprompt: a teacher per source task, then all of them distilled into one shared prompt (MPT).
 
     Interrupt it whenever you like: the same command continues, and on CPU ends bit-identical. Several processes:
-    accelerate launch --num_processes 2 -m clinprompt learn …
+    torchrun --nproc_per_node 2 -m clinprompt learn …
 
     \b
     Examples:

@@ -27,9 +27,9 @@ def source_bank(start: Tensor, tasks: int, *, rank: int, noise: float, seed: int
     return DecomposedBank(start[None], u.to(start.device), v.to(start.device), [0] * tasks)
 
 
-def start_of_shared(teachers: DirectBank, vocabulary: Tensor, start: Literal["vocabulary", "teachers"]) -> Tensor:
-    """P* before the source stage (l, d): sampled vocabulary embeddings (the paper's), or the mean teacher (ours)."""
-    return vocabulary if start == "vocabulary" else teachers.prompt.detach().mean(dim=0)
+def start_of_shared(teachers: DirectBank, first: Tensor, start: Literal["vocabulary", "teachers"]) -> Tensor:
+    """P* before the source stage (l, d): where the teachers started (the paper's), or their mean (ours)."""
+    return first if start == "vocabulary" else teachers.prompt.detach().mean(dim=0)
 
 
 def initial_vectors(metaprompt: Metaprompt, start: str) -> tuple[Tensor, Tensor]:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from clinprompt.backbone.model import Backbone
 from clinprompt.prompts.bank import DirectBank
-from clinprompt.prompts.initialisation import from_vocabulary
+from clinprompt.prompts.initialisation import initial_prompts
 
 
-def prompt_bank(backbone: Backbone, length: int, rows: int, *, seed: int, same_start: bool = False) -> DirectBank:
-    """R prompts that start at sampled vocabulary embeddings.
+def prompt_bank(backbone: Backbone, length: int, start: str, seeds: Sequence[int]) -> DirectBank:
+    """One prompt per seed, starting where `start` says (`prompts.initialisation.initial_prompts`).
 
-    With `same_start` all rows start at one sample: teachers that leave from one point can be averaged into P*.
+    Rows with the same seed start at the same values: teachers that leave from one point can be averaged into P*.
     """
-    start = from_vocabulary(backbone, length, seed=seed, rows=1 if same_start else rows)
-    return DirectBank(start.expand(rows, -1, -1).to(backbone.device))
+    return DirectBank(initial_prompts(backbone, length, start, seeds).to(backbone.device))
 
 
 def prompt_rates(bank: DirectBank, rate: float | Tensor) -> dict[str, Tensor]:

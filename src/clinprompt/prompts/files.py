@@ -25,9 +25,17 @@ def write_atomically(tensors: dict[str, Tensor], metadata: dict[str, Any], path:
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(plain, partial, metadata={key: json.dumps(value) for key, value in metadata.items()})
+    partial.chmod(0o666 & ~_umask())  # save_file makes it private; an installation is shared
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def _umask() -> int:
+    """The process's file mode mask; it can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -6,11 +6,47 @@ learning rate (METHODS §2); prompts at noise scale are also far from anything t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from clinprompt.backbone.model import Backbone
 from clinprompt.errors import TrainingError
+from clinprompt.prompts.artifact import artifact_kind, load_metaprompt, load_task, require_backbone
+
+VOCABULARY = "vocabulary"
+TEXT = "text:"
+
+
+def initial_prompts(backbone: Backbone, length: int, start: str, seeds: Sequence[int]) -> Tensor:
+    """(rows, l, d) prompts to start from, one per seed.
+
+    `start`: "vocabulary" (a sample of real tokens per seed), "text: …" (the tokens of that text), or the path of a
+    metaprompt (its P*) or task file (its prompt). Raises TrainingError for a prompt of another length.
+    """
+    if start == VOCABULARY:
+        return torch.cat([from_vocabulary(backbone, length, seed=seed) for seed in seeds])
+    if start.startswith(TEXT):
+        return from_text(backbone, length, start.removeprefix(TEXT).strip()).expand(len(seeds), -1, -1)
+    return from_file(backbone, length, Path(start)).expand(len(seeds), -1, -1)
+
+
+def from_file(backbone: Backbone, length: int, path: Path) -> Tensor:
+    """(1, l, d) the prompt of a task file, or the P* of a metaprompt. Raises ArtifactError, BackboneError."""
+    if artifact_kind(path) == "metaprompt":
+        metaprompt = load_metaprompt(path)
+        prompt, card = metaprompt.shared, metaprompt.card
+    else:
+        task = load_task(path)
+        prompt, card = task.prompt, task.card
+    require_backbone(card, backbone, path)
+    if len(prompt) != length:
+        raise TrainingError(
+            f"{path}: holds a prompt of {len(prompt)} tokens; set the prompt length to that, not {length}."
+        )
+    return prompt[None]
 
 
 def from_vocabulary(backbone: Backbone, length: int, *, seed: int, rows: int = 1) -> Tensor:

@@ -21,10 +21,9 @@ from clinprompt.backbone.model import Backbone
 from clinprompt.backbone.presets import PromptPosition
 from clinprompt.errors import TrainingError
 from clinprompt.methods.mpt import decomposed_rates, target_bank
-from clinprompt.methods.pt import prompt_rates
+from clinprompt.methods.pt import prompt_bank, prompt_rates
 from clinprompt.prompts.artifact import Card, Metaprompt, TaskPrompt, backbone_note, require_backbone
 from clinprompt.prompts.bank import DecomposedBank, DirectBank
-from clinprompt.prompts.initialisation import from_vocabulary
 from clinprompt.training.batching import TaskExamples, chunks
 from clinprompt.training.examples import answer_limit, examples_digest, prepare, sample_records
 from clinprompt.training.few_shot import draw_shots
@@ -143,9 +142,9 @@ def plan_examples(backbone: Backbone, plan: Plan, length: int, position: PromptP
 
 
 def _free_bank(backbone: Backbone, plans: Sequence[Plan], length: int) -> tuple[DirectBank, dict[str, Tensor]]:
-    """Prompt tuning: each row from its own vocabulary sample, by its seed."""
-    rows = [from_vocabulary(backbone, length, seed=p.settings.seed)[0] for p in plans]
-    bank = DirectBank(torch.stack(rows).to(backbone.device))
+    """Prompt tuning: each row from its own start, by its seed."""
+    rows = [prompt_bank(backbone, length, p.settings.initial, [p.settings.seed]).prompt.detach() for p in plans]
+    bank = DirectBank(torch.cat(rows))
     return bank, prompt_rates(bank, torch.tensor([p.settings.loop.learning_rate for p in plans]))
 
 

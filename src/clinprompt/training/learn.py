@@ -22,7 +22,7 @@ from clinprompt.methods.pt import prompt_bank, prompt_rates
 from clinprompt.prompts.artifact import Card, DataNote, Metaprompt, backbone_note, save_metaprompt
 from clinprompt.prompts.bank import DirectBank
 from clinprompt.prompts.files import read_file, write_atomically
-from clinprompt.prompts.initialisation import from_vocabulary
+from clinprompt.prompts.initialisation import initial_prompts
 from clinprompt.records import Record
 from clinprompt.tasks.definition import TaskDefinition
 from clinprompt.training.batching import TaskExamples
@@ -81,8 +81,8 @@ def learn(
     _claim(folder, run, settings, processes)
     teachers, teacher_fit = _teachers(backbone, examples, settings, length, folder, run, processes, progress)
     distillation = _distillation(backbone, teachers, examples, settings, folder, run, processes, progress)
-    vocabulary = from_vocabulary(backbone, length, seed=settings.seed)[0].to(backbone.device)
-    start = start_of_shared(teachers, vocabulary, settings.start)
+    first = initial_prompts(backbone, length, settings.initial, [settings.seed])[0].to(backbone.device)
+    start = start_of_shared(teachers, first, settings.start)
     bank = source_bank(start, len(sources), rank=settings.rank, noise=settings.noise, seed=settings.seed)
     problem = Problem(
         bank=bank,
@@ -192,7 +192,7 @@ def _teachers(
     progress: StageProgress | None,
 ) -> tuple[DirectBank, Fit]:
     """All teachers as rows of one bank, each on its own task."""
-    bank = prompt_bank(backbone, length, len(examples), seed=settings.seed, same_start=True)
+    bank = prompt_bank(backbone, length, settings.initial, [settings.seed] * len(examples))
     rows = list(range(len(examples)))
     problem = Problem(
         bank=bank,

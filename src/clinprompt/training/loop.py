@@ -239,18 +239,25 @@ def _validate(
 ) -> None:
     rows = (state.stopped_at < 0).nonzero().squeeze(1)
     losses = validation_losses(backbone, problem, settings, processes, rows.tolist())
-    if problem.select == "bank":
-        losses = torch.where(losses.isnan(), losses, losses[~losses.isnan()].mean())
-    better = ~(losses >= state.best_loss) & ~losses.isnan()
-    better[[r for r in range(len(better)) if state.stopped_at[r] >= 0]] = False
-    unjudged = losses.isnan() & (state.stopped_at < 0)
+    training = state.stopped_at < 0
+    better = _better(losses, state.best_loss, problem.select) & training
+    # Rows without validation examples follow the others of their bank, or keep their last values.
+    unjudged = losses.isnan() & training & (better.any() | losses.isnan().all() | (problem.select == "row"))
     _keep(problem.bank, state, better | unjudged)
     state.best_loss = torch.where(better, losses, state.best_loss)
-    judged = (state.stopped_at < 0) & ~losses.isnan()
+    judged = training & ~losses.isnan()
     state.stale = torch.where(better, 0, torch.where(judged, state.stale + 1, state.stale))
     if settings.patience:
         finished = judged & (state.stale >= settings.patience)
         state.stopped_at = torch.where(finished, state.step, state.stopped_at)
+
+
+def _better(losses: Tensor, best: Tensor, select: str) -> Tensor:
+    """Which rows improved: each by its own loss, or all judged rows together by their mean."""
+    judged = ~losses.isnan()
+    if select == "row" or not judged.any():
+        return judged & ~(losses >= best)
+    return judged & ~(losses[judged].mean() >= best[judged].mean())
 
 
 def _keep(bank: PromptBank, state: _State, rows: Tensor) -> None:

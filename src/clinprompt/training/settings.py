@@ -71,9 +71,12 @@ class LearnSettings(BaseModel):
     layers: tuple[int, ...] = Field(default=(-1,), description="layers whose states are matched [O]; the last is last")
     stochastic: bool = Field(default=True, description="stochastic task sampling [P]")
     most_tasks: int = Field(default=8, ge=2, description="κ, most tasks in a batch [O]")
+    initial: str = Field(
+        default="vocabulary", description="where teachers start: vocabulary, text: …, or the path of a prompt file"
+    )
     start: Literal["vocabulary", "teachers"] = Field(
         default="teachers",
-        description="P* starts at sampled vocabulary embeddings (the paper's) or at the mean of the teachers [O]",
+        description="P* starts where the teachers started (the paper's) or at their mean [O]",
     )
     noise: float = Field(default=0.01, ge=0, description="of the unit task vectors, to break the tie [O]")
     seed: int = 0
@@ -94,6 +97,10 @@ class AdaptSettings(BaseModel):
         default="full", description="full: P*, u, v; vectors: u, v only; group: several targets share one P*"
     )
     start: str = Field(default="mean", description="initial u, v: mean or best of the sources, or a source task's name")
+    initial: str = Field(
+        default="vocabulary",
+        description="where single-task prompt tuning starts: vocabulary, text: …, or a prompt file",
+    )
     shots: int | None = Field(default=None, ge=0, description="training examples; none: all of them")
     draw: int = Field(default=0, ge=0, description="which few-shot draw")
     limit: int | None = Field(default=None, ge=1, description="training records used when `shots` is not given")
