@@ -40,13 +40,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--suite", default="open-clinical")
     parser.add_argument("--backbone", default="embedded")
-    parser.add_argument("--config", type=Path, default=Path("configs/learn-embedded.yaml"))
+    parser.add_argument("--config", type=Path, default=Path("configs/open-clinical-embedded.yaml"))
     parser.add_argument("--work", type=Path, default=Path("runs/open-clinical"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/open-clinical-embedded.jsonl"))
     parser.add_argument("--targets", nargs="+", default=list(TARGETS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--rates", nargs="+", type=float, default=[0.01, 0.03, 0.1], help="the tuning budget")
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--rates", nargs="+", type=float, default=[0.03, 0.1], help="the tuning budget")
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--train", type=int, default=400, help="training records per target (hashed sample)")
     parser.add_argument("--test", type=int, default=100, help="test records per target (hashed sample)")
@@ -80,7 +80,7 @@ def tuned(
     backbone: Backbone, metaprompt: Metaprompt | None, data: TaskData, mode: str, args: argparse.Namespace
 ) -> tuple[TaskPrompt, dict[str, Any]]:
     """All learning rates as rows of one training; the one with the lowest validation loss."""
-    loop = LoopSettings(steps=args.steps, batch_size=args.batch_size, evaluate_every=20, validation_limit=48)
+    loop = LoopSettings(steps=args.steps, batch_size=args.batch_size, evaluate_every=20, validation_limit=32)
     base = AdaptSettings(mode=mode, limit=args.train, target_reserve=192, loop=loop, seed=args.seed)  # type: ignore[arg-type]
     plans = [
         Plan(

@@ -28,19 +28,19 @@ SYNTHETIC = "All numbers are on synthetic text made by rule; they say nothing ab
 class DemoSize:
     """Everything that decides how long the demo takes. MPT and PT get the same shots, steps, batches and rate."""
 
-    train: int = 64
+    train: int = 100
     validation: int = 16
     test: int = 80
     scored: int = 40
-    teacher_steps: int = 24
+    teacher_steps: int = 60
     teacher_batch: int = 4
-    source_steps: int = 48
+    source_steps: int = 120
     source_batch: int = 24
     shots: int = 20
-    adapt_steps: int = 30
+    adapt_steps: int = 80
     adapt_batch: int = 8
-    learning_rate: float = 0.03
-    vector_learning_rate: float = 0.03
+    learning_rate: float = 0.05
+    vector_learning_rate: float = 0.05
 
 
 NORMAL = DemoSize()
