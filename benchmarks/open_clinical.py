@@ -1,6 +1,6 @@
 """The main job on real corpora: a metaprompt from the sources of a suite, adapted to one target of each type.
 
-    python benchmarks/open_clinical.py --data-dir DATA --out benchmarks/results/open-clinical-embedded.jsonl
+    python -m benchmarks.open_clinical --data-dir DATA --out benchmarks/results/open-clinical-embedded.jsonl
 
 Four methods per target: zero-shot (the instruction alone), pt (single-task prompt tuning), mpt (mode full) and mpt
 vectors. Prompt tuning and MPT get the same training records, steps, batch size, number of learning rates tried and the
