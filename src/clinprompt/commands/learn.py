@@ -97,7 +97,8 @@ def _plan(model: Backbone, sources: list[SourceTask], settings: LearnSettings, r
 def _report(model: Backbone, learned: Learned, sources: list[SourceTask], out: Path, score: int, as_json: bool) -> None:
     """Validation losses of teacher and metaprompt per source, and scores if they were asked for."""
     from clinprompt.evaluation.answerer import of_source
-    from clinprompt.evaluation.evaluate import evaluate_records, prompt_loss
+    from clinprompt.evaluation.evaluate import evaluate_records
+    from clinprompt.training.loop import prompt_loss
 
     path, rows = out / "metaprompt.safetensors", []
     for row, (source, examples) in enumerate(zip(sources, learned.examples, strict=True)):

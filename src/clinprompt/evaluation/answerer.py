@@ -12,12 +12,11 @@ from torch import Tensor
 from clinprompt.backbone.model import Backbone
 from clinprompt.backbone.presets import PromptPosition
 from clinprompt.evaluation.decoding import Decoder
-from clinprompt.evaluation.predict import DEFAULT_ANSWER_LIMIT, answer, predict
+from clinprompt.evaluation.predict import DEFAULT_ANSWER_LIMIT, answer_records, predict
 from clinprompt.prompts.artifact import Card, Metaprompt, TaskPrompt, require_backbone
 from clinprompt.records import Record
 from clinprompt.tasks.codec import Prediction
 from clinprompt.tasks.definition import TaskDefinition
-from clinprompt.tasks.registry import blind
 from clinprompt.training.examples import task_codec
 
 DEFAULT_RESERVE = 256  # tokens kept free for an answer, where no card says otherwise
@@ -58,12 +57,7 @@ class Answerer:
         codec = task_codec(self.backbone, self.task, len(prompt), self.reserve, self.window)
         source = iter(records)
         while portion := list(islice(source, batch)):
-            hidden = [blind(self.task, record) for record in portion]
-            rendered = [codec.render(record) for record in hidden]
-            flat = [example for examples in rendered for example in examples]
-            outputs = iter(answer(decoder, flat, [0] * len(flat), self.limit))
-            for record, shown, examples in zip(portion, hidden, rendered, strict=True):
-                yield record, codec.parse(shown, examples, [next(outputs) for _ in examples])
+            yield from zip(portion, answer_records(decoder, codec, self.task, portion, self.limit), strict=True)
 
 
 def of_task(backbone: Backbone, artifact: TaskPrompt, task: TaskDefinition | None = None) -> Answerer:

@@ -7,18 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
-from clinprompt.backbone.encoding import Encoded
-from clinprompt.backbone.injection import collate, label_states, token_losses
-from clinprompt.backbone.model import Backbone
 from clinprompt.errors import TaskError
 from clinprompt.evaluation.answerer import Answerer
 from clinprompt.records import Record
 from clinprompt.tasks.codec import Prediction
 from clinprompt.tasks.definition import TaskDefinition
 from clinprompt.tasks.metrics import ErrorCounts, Score, error_analysis, headline, score
-from clinprompt.training.batching import chunks
 from clinprompt.training.examples import sample_records
 
 
@@ -93,17 +87,6 @@ def evaluate_records(
         errors=error_analysis(chosen, predictions, list(task.labels)) if task.type == "ner" else None,
         predictions=tuple(predictions),
     )
-
-
-@torch.no_grad()
-def prompt_loss(backbone: Backbone, examples: Sequence[Encoded], prompt: torch.Tensor) -> float:
-    """Mean loss per label of examples under one prompt (l, d); NaN without examples."""
-    total, count, prompt = 0.0, 0, prompt.to(backbone.device)
-    for chunk in chunks([len(e.ids) + len(prompt) for e in examples], 8192):
-        batch = collate(backbone, [examples[i] for i in chunk])
-        losses = token_losses(backbone, label_states(backbone, batch, prompt.expand(len(chunk), -1, -1)))
-        total, count = total + float(losses.sum()), count + len(losses)
-    return total / count if count else math.nan
 
 
 def _plain(value: Score) -> dict[str, float | None]:

@@ -13,7 +13,7 @@ from clinprompt.backbone.presets import PromptPosition
 from clinprompt.evaluation.decoding import Decoder
 from clinprompt.prompts.artifact import TaskPrompt
 from clinprompt.records import Record
-from clinprompt.tasks.codec import Example, Output, Prediction
+from clinprompt.tasks.codec import Codec, Example, Output, Prediction
 from clinprompt.tasks.definition import TaskDefinition
 from clinprompt.tasks.registry import blind
 from clinprompt.training.examples import task_codec
@@ -40,6 +40,18 @@ def predict(
     prompts = (torch.zeros(0, backbone.width) if prompt is None else prompt)[None].to(backbone.device)
     decoder = Decoder(backbone, prompts, position)
     codec = task_codec(backbone, task, prompts.shape[1], reserve, window)
+    return answer_records(decoder, codec, task, records, limit, progress)
+
+
+def answer_records(
+    decoder: Decoder,
+    codec: Codec,
+    task: TaskDefinition,
+    records: Sequence[Record],
+    limit: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Prediction]:
+    """Records through codec, decoder (its first prompt) and codec again, in order; gold is hidden from the model."""
     hidden = [blind(task, record) for record in records]
     rendered = [codec.render(record) for record in hidden]
     flat = [example for examples in rendered for example in examples]

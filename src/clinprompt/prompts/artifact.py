@@ -204,16 +204,20 @@ def _find_metaprompt(path: Path, card: Card, given: list[Path]) -> Metaprompt:
     )
 
 
-def _load(path: Path, kind: str) -> tuple[dict[str, Tensor], Card]:
+def read_card(path: Path) -> tuple[dict[str, Tensor], Card]:
+    """Tensors and card of any of our files, values not verified. Raises ArtifactError for other files."""
     tensors, metadata = read_file(path)
     if "clinprompt" not in metadata:
         raise ArtifactError(f"{path}: a safetensors file, but not one of clinprompt's (no card in its metadata)")
     try:
-        card = Card.model_validate(metadata["clinprompt"])
+        return tensors, Card.model_validate(metadata["clinprompt"])
     except ValidationError as error:
-        raise ArtifactError(
-            f"{path}: unreadable card: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}"
-        ) from None
+        problem = error.errors()[0]
+        raise ArtifactError(f"{path}: unreadable card: {problem['loc']}: {problem['msg']}") from None
+
+
+def _load(path: Path, kind: str) -> tuple[dict[str, Tensor], Card]:
+    tensors, card = read_card(path)
     if card.version > FORMAT_VERSION:
         raise ArtifactError(f"{path}: written by a newer clinprompt (format {card.version}); update the package.")
     if card.kind != kind:

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional
 
 from clinprompt.backbone.model import Backbone
-from clinprompt.errors import ArtifactError
-from clinprompt.prompts.artifact import Card, Metaprompt
-from clinprompt.prompts.files import read_file, tensor_digest
+from clinprompt.prompts.artifact import Metaprompt, read_card
+from clinprompt.prompts.files import tensor_digest
 
 CHUNK = 8192  # vocabulary rows compared at once: 128 MiB at width 4,096
 
@@ -136,14 +134,7 @@ def describe(path: Path) -> dict[str, Any]:
 
     `intact` is whether the values still have the digest in the card. Raises ArtifactError for other files.
     """
-    tensors, metadata = read_file(path)
-    if "clinprompt" not in metadata:
-        raise ArtifactError(f"{path}: a safetensors file, but not one of clinprompt's (no card in its metadata)")
-    try:
-        card = Card.model_validate(metadata["clinprompt"])
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise ArtifactError(f"{path}: unreadable card: {problem['loc']}: {problem['msg']}") from None
+    tensors, card = read_card(path)
     digest = tensor_digest(tensors)
     return {
         "file": path.name,

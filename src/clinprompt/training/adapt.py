@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clinprompt.backbone.injection import collate, label_states, token_losses
 from clinprompt.backbone.model import Backbone
 from clinprompt.backbone.presets import PromptPosition
 from clinprompt.errors import TrainingError
@@ -24,11 +23,11 @@ from clinprompt.methods.mpt import decomposed_rates, target_bank
 from clinprompt.methods.pt import prompt_bank, prompt_rates
 from clinprompt.prompts.artifact import Card, Metaprompt, TaskPrompt, backbone_note, require_backbone
 from clinprompt.prompts.bank import DecomposedBank, DirectBank
-from clinprompt.training.batching import TaskExamples, chunks
+from clinprompt.training.batching import TaskExamples
 from clinprompt.training.examples import answer_limit, examples_digest, prepare, sample_records
 from clinprompt.training.few_shot import draw_shots
 from clinprompt.training.learn import SourceTask, data_note, portable
-from clinprompt.training.loop import Fit, Problem, fit
+from clinprompt.training.loop import Fit, Problem, fit, prompt_loss
 from clinprompt.training.processes import Processes
 from clinprompt.training.sampling import RowSampler
 from clinprompt.training.settings import AdaptSettings
@@ -168,18 +167,10 @@ def _named(start: str) -> str:
     return "mean" if start == "best" else start
 
 
-@torch.no_grad()
 def best_source(backbone: Backbone, metaprompt: Metaprompt, examples: TaskExamples, most: int = 32) -> str:
     """The source task whose prompt gives the target's training examples the lowest loss (as SPoT chooses)."""
     held = examples.train[:most]
-    losses = {}
-    for name in metaprompt.names:
-        prompt, total, count = metaprompt.prompt(name).to(backbone.device), 0.0, 0
-        for chunk in chunks([len(e.ids) + len(prompt) for e in held], 8192):
-            batch = collate(backbone, [held[i] for i in chunk])
-            nll = token_losses(backbone, label_states(backbone, batch, prompt.expand(len(chunk), -1, -1)))
-            total, count = total + float(nll.sum()), count + len(nll)
-        losses[name] = total / count
+    losses = {name: prompt_loss(backbone, held, metaprompt.prompt(name)) for name in metaprompt.names}
     return min(losses, key=lambda name: losses[name])
 
 

@@ -234,6 +234,17 @@ def validation_losses(
     return processes.total(sums) / processes.total(counts)
 
 
+@torch.no_grad()
+def prompt_loss(backbone: Backbone, examples: Sequence[Encoded], prompt: Tensor) -> float:
+    """Mean loss per label of examples under one prompt (l, d); NaN without examples."""
+    total, count, prompt = 0.0, 0, prompt.to(backbone.device)
+    for chunk in chunks([len(e.ids) + len(prompt) for e in examples], forward_tokens(backbone, 8192)):
+        batch = collate(backbone, [examples[i] for i in chunk])
+        losses = token_losses(backbone, label_states(backbone, batch, prompt.expand(len(chunk), -1, -1)))
+        total, count = total + float(losses.sum()), count + len(losses)
+    return total / count if count else math.nan
+
+
 def _validate(
     backbone: Backbone, problem: Problem, settings: LoopSettings, state: _State, processes: Processes
 ) -> None:

@@ -36,7 +36,9 @@ class LoopSettings(BaseModel):
     patience: int = Field(default=0, ge=0, description="validations without a better loss before a row stops; 0: never")
     validation_limit: int = Field(default=64, ge=1, description="validation examples per task")
     micro_tokens: int = Field(
-        default=8192, ge=64, description="most padded tokens per forward pass; a CPU takes at most 512, for its cache"
+        default=8192,
+        ge=64,
+        description="padded tokens per forward pass; a CPU takes at most 512 a thread, for its cache",
     )
     checkpoint_every: int = Field(default=25, ge=1)
 
