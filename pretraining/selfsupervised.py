@@ -23,15 +23,19 @@ from tokenizers import Tokenizer
 
 from pretraining import clusters, corpus
 from pretraining.extraction import Definition, Window, definitions, dense, index, windows
+from pretraining.guidelines import guideline_definitions
 from pretraining.judgement import KINDS, Drawn, Material
 from pretraining.packing import EOS_ID, Piece, pack, save_shard
 
 CODE_LENGTH = 16
 CODES = 256
-SINGLE_CODES, SCHEMA_CODES = 96, 32
+SINGLE_CODES, SCHEMA_CODES = 160, 48
 ANSWER_WEIGHT = 5
 ABSENT = 0.12
 """Share of extraction examples drawn from text without regard to whether it holds a mention (most often none)."""
+CURATED = 0.25
+"""Share of named and demonstrated examples whose (first) definition is a guideline or a term list."""
+CURATED_WINDOWS = 40000
 LABELS = (
     "Entity", "Mention", "Term", "Concept", "Item", "Finding", "Target", "Disease", "Chemical", "Gene", "Drug",
     "Symptom", "Procedure", "Species", "Protein", "Event", "Treatment", "Problem", "Test", "Anatomy", "Outcome",
@@ -99,11 +103,15 @@ class Mixture:
                     by_document.setdefault(number, []).append(len(made))
                     made.append(window)
         self.material = Material(documents, made, by_document)
-        defined = definitions(classes, self.draw)
+        defined = definitions(classes, self.draw) + guideline_definitions(documents, made, self.draw)
         self.places = index(made, defined)
         self.defined = [d for d in defined if len(self.places[d.key]) >= 20]
+        self.curated = [d for d in self.defined if d.key.startswith(("guideline:", "terms:"))]
+        for d in self.curated:  # they are drawn often, so from more places
+            self.places[d.key] = [n for n, window in enumerate(made[:CURATED_WINDOWS]) if d.find(window)]
         self.by_key = {d.key: d for d in self.defined}
-        self.singles = self.draw.sample(self.defined, min(SINGLE_CODES, len(self.defined)))
+        self.singles = self.draw.sample(self.defined, min(SINGLE_CODES - len(self.curated), len(self.defined)))
+        self.singles += self.curated  # each guideline has a code; drawn apart too, so that none is rare
         self.single_labels = [self.draw.choice(LABELS) for _ in self.singles]
         self.schemas = [self._schema() for _ in range(SCHEMA_CODES)]
 
@@ -125,10 +133,17 @@ class Mixture:
         answer = listing(window, typed)
         return None if answer is None else rendered(line, f"Text: {window.text}", answer, code)
 
+    def some(self, count: int) -> list[Definition]:
+        """Different definitions; one in four is a curated one, which are few."""
+        drawn = self.draw.sample(self.defined, count)
+        if self.curated and self.draw.random() < CURATED:
+            drawn[0] = self.draw.choice(self.curated)
+        return drawn
+
     def named(self) -> list[Example]:
         """One to three types, each named by a word of its class."""
         count = self.draw.choice((1, 1, 1, 2, 3))
-        typed = {self.name(d): d for d in self.draw.sample(self.defined, count)}
+        typed = {self.name(d): d for d in self.some(count)}
         example = self._solve(list(typed.items()), find_line(list(typed)))
         return [example] if example else []
 
@@ -136,7 +151,7 @@ class Mixture:
         """Arbitrary labels; the examples of one document explain each other."""
         count = self.draw.choice((1, 1, 1, 2))
         labels = self.draw.sample(LABELS, count)
-        typed = list(zip(labels, self.draw.sample(self.defined, count), strict=True))
+        typed = list(zip(labels, self.some(count), strict=True))
         shots = self.draw.choice((2, 2, 3, 3, 4, 6, 8))
         drawn = [self._solve(typed, find_line(labels)) for _ in range(shots)]
         kept = [example for example in drawn if example is not None]
@@ -185,7 +200,7 @@ class Mixture:
     def episode(self) -> list[Example]:
         """One document of the mixture: examples that see each other."""
         sorts: list[Callable[[], list[Example]]] = [self.named, self.demonstrated, self.coded, self.judged]
-        return self.draw.choices(sorts, [0.28, 0.1, 0.38, 0.24])[0]()
+        return self.draw.choices(sorts, [0.28, 0.12, 0.38, 0.22])[0]()
 
 
 def encode(episodes: list[list[Example]], tokenizer: Tokenizer) -> list[Piece]:
@@ -219,8 +234,8 @@ def main() -> None:
     parser.add_argument("--classes", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--episodes", type=int, default=30000)
-    parser.add_argument("--walks", type=int, default=12000, help="copying tasks, a shard of their own")
+    parser.add_argument("--episodes", type=int, default=120000)
+    parser.add_argument("--walks", type=int, default=36000, help="copying tasks, a shard of their own")
     parser.add_argument("--documents", type=int, default=25000, help="sample of the text that tasks are made of")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
