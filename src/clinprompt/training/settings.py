@@ -7,6 +7,7 @@ paper, [R] reported, [O] our choice.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -17,6 +18,8 @@ from clinprompt.backbone.presets import PromptPosition
 from clinprompt.errors import TrainingError
 
 S = TypeVar("S", bound=BaseModel)
+Method = Literal["mpt", "pt", "spot", "prefix", "lora", "full"]
+Mode = Literal["full", "vectors", "group", "shared"]
 
 
 class LoopSettings(BaseModel):
@@ -73,6 +76,9 @@ class LearnSettings(BaseModel):
     layers: tuple[int, ...] = Field(default=(-1,), description="layers whose states are matched [O]; the last is last")
     stochastic: bool = Field(default=True, description="stochastic task sampling [P]")
     most_tasks: int = Field(default=8, ge=2, description="κ, most tasks in a batch [O]")
+    decomposition: bool = Field(
+        default=True, description="task vectors u, v beside P*; without them one shared prompt learns all sources"
+    )
     initial: str = Field(
         default="vocabulary", description="where teachers start: vocabulary, text: …, or the path of a prompt file"
     )
@@ -90,18 +96,40 @@ class LearnSettings(BaseModel):
         return self
 
 
-class AdaptSettings(BaseModel):
-    """The target side of MPT, and prompt tuning: what of the prompt is trained and where it starts."""
+class LoraSettings(BaseModel):
+    """LoRA (arXiv 2106.09685): `W x + alpha / rank · B A x`; A Kaiming-uniform, B zero, as PEFT starts them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    mode: Literal["full", "vectors", "group"] = Field(
-        default="full", description="full: P*, u, v; vectors: u, v only; group: several targets share one P*"
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=16.0, gt=0, description="scale is alpha / rank")
+    targets: Literal["all-linear"] | tuple[str, ...] = Field(
+        default="all-linear", description="last parts of the names of linear layers, as q_proj; all but the output head"
     )
-    start: str = Field(default="mean", description="initial u, v: mean or best of the sources, or a source task's name")
+
+
+class AdaptSettings(BaseModel):
+    """The target side: which method, what it trains and where it starts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Method | None = Field(
+        default=None, description="default: mpt with a metaprompt, pt (single-task prompt tuning) without"
+    )
+    mode: Mode = Field(
+        default="full",
+        description="of mpt: full: P*, u, v; vectors: u, v only; group: several targets share one P*; shared: P* only",
+    )
+    start: str | None = Field(
+        default=None,
+        description="mpt, spot: mean or best of the sources, or a source task's name; default: mean for mpt, best for "
+        "spot",
+    )
+    lora: LoraSettings = LoraSettings()
+    prefix_length: int | None = Field(default=None, ge=1, description="of prefix; default: the preset's prompt length")
     initial: str = Field(
         default="vocabulary",
-        description="where single-task prompt tuning starts: vocabulary, text: …, or a prompt file",
+        description="where pt and prefix start: vocabulary, text: …, or (pt) a prompt file",
     )
     shots: int | None = Field(default=None, ge=0, description="training examples; none: all of them")
     draw: int = Field(default=0, ge=0, description="which few-shot draw")
@@ -137,6 +165,22 @@ def load_settings(kind: type[S], path: Path | None, overrides: dict[str, Any] | 
     except ValidationError as error:
         problems = "; ".join(f"`{'.'.join(map(str, e['loc']))}`: {e['msg']}" for e in error.errors())
         raise TrainingError(f"{path or 'settings'}: {problems}. Known: {', '.join(kind.model_fields)}") from None
+
+
+def changed(settings: S, overrides: Mapping[str, Any]) -> S:
+    """Settings with some fields replaced, nested ones named with a dot. Raises TrainingError for unknown ones."""
+    raw = settings.model_dump()
+    for key, value in overrides.items():
+        *sections, last = key.split(".")
+        place = raw
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = value
+    try:
+        return type(settings).model_validate(raw)
+    except ValidationError as error:
+        problems = "; ".join(f"`{'.'.join(map(str, e['loc']))}`: {e['msg']}" for e in error.errors())
+        raise TrainingError(f"{problems}. Known: {', '.join(type(settings).model_fields)}") from None
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,115 @@
+"""All methods by name: what each needs, how its settings differ from the defaults, and the grid it is tuned on.
+
+Settings are named as in a configuration file, nested ones with a dot ("loop.learning_rate"), and laid on
+`LearnSettings` and `AdaptSettings` by `training.settings.changed`. Every trained method has the same number of trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from clinprompt.errors import TrainingError, unknown_name
+
+Overrides = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """One method. `learn`: how its metaprompt is learned, as changes of `LearnSettings` (empty: as the library does);
+    `adapt`: its changes of `AdaptSettings`; `grid`: further changes, one per tuning trial. `trains` is False for
+    methods that only ask."""
+
+    name: str
+    summary: str
+    trains: bool = True
+    needs_metaprompt: bool = False
+    learn: Overrides = field(default_factory=dict)
+    adapt: Overrides = field(default_factory=dict)
+    grid: tuple[Overrides, ...] = ()
+
+
+def _rates(*rates: float) -> tuple[Overrides, ...]:
+    return tuple({"loop.learning_rate": rate} for rate in rates)
+
+
+# Published working values of soft prompts on LLaMA-type models are 0.01 to 0.03, on T5 0.3 (MPT: 0.3 and 0.4).
+_PROMPT_RATES = (0.01, 0.03, 0.1, 0.3)
+_PROMPT_GRID = _rates(*_PROMPT_RATES)
+_MPT_GRID: tuple[Overrides, ...] = tuple(
+    {"loop.learning_rate": rate, "loop.vector_learning_rate": rate} for rate in _PROMPT_RATES
+)
+# P-tuning v2 (arXiv 2110.07602) works at 5e-3 to 3e-2.
+_PREFIX_GRID = _rates(0.003, 0.01, 0.03, 0.1)
+# LoRA (arXiv 2106.09685) uses 2e-4 on GPT-3, 5e-4 on RoBERTa; models of few million weights want more. Our choice.
+_LORA_GRID = _rates(0.0003, 0.001, 0.003, 0.01)
+_FULL_GRID = _rates(0.00003, 0.0001, 0.0003, 0.001)  # our choice: 8B models want the low end, small ones the high end
+
+_MPT: dict[str, Any] = {"method": "mpt", "mode": "full"}
+_NO_DISTILLATION: dict[str, Any] = {"weight_logits": 0.0, "weight_hidden": 0.0, "start": "vocabulary"}
+
+
+def _mpt(name: str, summary: str, learn: Overrides | None = None, **adapt: Any) -> MethodSpec:
+    return MethodSpec(name, summary, needs_metaprompt=True, learn=learn or {}, adapt={**_MPT, **adapt}, grid=_MPT_GRID)
+
+
+_ALL = (
+    MethodSpec("zero-shot", "the instruction alone", trains=False),
+    MethodSpec("in-context", "solved examples before the instruction, nothing trained", trains=False),
+    MethodSpec("pt", "prompt tuning from the vocabulary (arXiv 2104.08691)", adapt={"method": "pt"}, grid=_PROMPT_GRID),
+    MethodSpec(
+        "spot",
+        "prompt tuning from the best source prompt (SPoT, arXiv 2110.07904)",
+        needs_metaprompt=True,
+        adapt={"method": "spot", "start": "best"},
+        grid=_PROMPT_GRID,
+    ),
+    _mpt("mpt", "multitask prompt tuning: P*, u and v are trained (arXiv 2303.02861, 2604.06650)"),
+    _mpt("mpt-vectors", "MPT with P* frozen: only u and v are trained (ours)", mode="vectors"),
+    _mpt("mpt-group", "MPT whose targets share one trained P*", mode="group"),
+    _mpt(
+        "mpt-vocabulary-start",
+        "MPT as in the paper: P* starts at the vocabulary, not at the mean teacher",
+        {"start": "vocabulary"},
+    ),
+    _mpt("mpt-no-distillation", "no teachers at all: P* from the vocabulary, L_LM only", _NO_DISTILLATION),
+    _mpt(
+        "mpt-no-decomposition",
+        "one shared prompt without u and v, distilled; targets train that prompt",
+        {"decomposition": False},
+        mode="shared",
+    ),
+    _mpt(
+        "mpt-neither",
+        "one shared prompt without u and v, from the vocabulary, L_LM only",
+        {"decomposition": False, **_NO_DISTILLATION},
+        mode="shared",
+    ),
+    _mpt("mpt-no-stochastic", "every batch mixes all sources instead of a random few", {"stochastic": False}),
+    _mpt("mpt-logits-only", "distillation of logits, not of hidden states", {"weight_hidden": 0.0}),
+    _mpt("mpt-hidden-only", "distillation of hidden states, not of logits", {"weight_logits": 0.0}),
+    MethodSpec(
+        "prefix",
+        "trained keys and values before every layer (arXiv 2101.00190)",
+        adapt={"method": "prefix"},
+        grid=_PREFIX_GRID,
+    ),
+    MethodSpec(
+        "lora",
+        "low-rank updates of all linear layers (arXiv 2106.09685)",
+        adapt={"method": "lora"},
+        grid=_LORA_GRID,
+    ),
+    MethodSpec(
+        "full", "fine-tuning of all weights, one copy of the model per task", adapt={"method": "full"}, grid=_FULL_GRID
+    ),
+)
+METHODS: dict[str, MethodSpec] = {spec.name: spec for spec in _ALL}
+
+
+def find_method(name: str) -> MethodSpec:
+    """The method of this name. Raises TrainingError with the nearest name and all known ones."""
+    if name not in METHODS:
+        raise TrainingError(unknown_name("method", name, list(METHODS)))
+    return METHODS[name]
