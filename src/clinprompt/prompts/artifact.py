@@ -61,6 +61,7 @@ class Card(BaseModel):
     mode: Literal["", "full", "vectors", "group"] = ""
     metaprompt: str = Field(default="", description="digest of the metaprompt a task file started from")
     metaprompt_path: str = Field(default="", description="file name of that metaprompt, as a hint where to look")
+    parent: str = Field(default="", description="digest of the metaprompt that this one extends")
     answer_limit: tuple[int, ...] = Field(default=(), description="most tokens of an answer, per task")
     settings: dict[str, Any] = Field(default_factory=dict)
     data: tuple[DataNote, ...] = ()

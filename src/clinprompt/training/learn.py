@@ -78,9 +78,9 @@ def learn(
     length, position = prompt_shape(backbone, settings)
     examples = [source_examples(backbone, source, settings, length, position) for source in sources]
     run = run_identity(backbone, settings, examples)
-    _claim(folder, run, settings, processes)
-    teachers, teacher_fit = _teachers(backbone, examples, settings, length, folder, run, processes, progress)
-    distillation = _distillation(backbone, teachers, examples, settings, folder, run, processes, progress)
+    claim_folder(folder, run, settings, processes)
+    teachers, teacher_fit = train_teachers(backbone, examples, settings, length, folder, run, processes, progress)
+    distillation = distil_from(backbone, teachers, examples, settings, folder, run, processes, progress)
     first = initial_prompts(backbone, length, settings.initial, [settings.seed])[0].to(backbone.device)
     start = start_of_shared(teachers, first, settings.start)
     bank = source_bank(start, len(sources), rank=settings.rank, noise=settings.noise, seed=settings.seed)
@@ -108,7 +108,7 @@ def learn(
         checkpoint=folder / "source.checkpoint.safetensors",
         run=run,
         processes=processes,
-        progress=_stage(progress, "metaprompt"),
+        progress=stage_of(progress, "metaprompt"),
     )
     card = _card(backbone, sources, examples, settings, position, source_fit)
     shared, u, v = (bank.values()[name].cpu() for name in ("shared", "u", "v"))
@@ -162,7 +162,7 @@ def source_examples(
     )
 
 
-def _claim(folder: Path, run: str, settings: LearnSettings, processes: Processes) -> None:
+def claim_folder(folder: Path, run: str, settings: LearnSettings, processes: Processes) -> None:
     """Write the run's configuration, or refuse a folder that belongs to another run."""
     note = folder / "run.json"
     if note.is_file():
@@ -181,7 +181,7 @@ def _claim(folder: Path, run: str, settings: LearnSettings, processes: Processes
     processes.wait()
 
 
-def _teachers(
+def train_teachers(
     backbone: Backbone,
     examples: Sequence[TaskExamples],
     settings: LearnSettings,
@@ -214,7 +214,7 @@ def _teachers(
         checkpoint=folder / "teachers.checkpoint.safetensors",
         run=run,
         processes=processes,
-        progress=_stage(progress, "teachers"),
+        progress=stage_of(progress, "teachers"),
     )
     if processes.main:
         names = [e.name for e in examples]
@@ -229,7 +229,7 @@ def load_teachers(folder: Path) -> tuple[list[str], torch.Tensor]:
     return list(metadata["tasks"]), tensors["prompt"]
 
 
-def _distillation(
+def distil_from(
     backbone: Backbone,
     teachers: DirectBank,
     examples: Sequence[TaskExamples],
@@ -257,7 +257,7 @@ def _distillation(
     )
 
 
-def _stage(progress: StageProgress | None, name: str) -> Callable[[int, int, float], None] | None:
+def stage_of(progress: StageProgress | None, name: str) -> Callable[[int, int, float], None] | None:
     return (lambda done, total, loss: progress(name, done, total, loss)) if progress else None
 
 

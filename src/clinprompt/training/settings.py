@@ -96,6 +96,18 @@ class LearnSettings(BaseModel):
         return self
 
 
+class ExtendSettings(LearnSettings):
+    """New source tasks beside those of a metaprompt. Prompt length, position, rank, reserve and window are the
+    parent's whatever stands here. All of it is our choice: the papers learn a metaprompt once."""
+
+    keep: Literal["freeze", "replay"] = Field(
+        default="freeze",
+        description="freeze: P* and the old vectors stay, new vectors are learned; replay: all are trained on, the old "
+        "tasks' training data with their prompts as teachers",
+    )
+    replay: float = Field(default=0.5, gt=0, lt=1, description="share of each batch that is old tasks' (keep: replay)")
+
+
 class LoraSettings(BaseModel):
     """LoRA (arXiv 2106.09685): `W x + alpha / rank · B A x`; A Kaiming-uniform, B zero, as PEFT starts them."""
 
