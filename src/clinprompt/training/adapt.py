@@ -126,8 +126,9 @@ def plan_examples(backbone: Backbone, plan: Plan, length: int, position: PromptP
         records = sample_records(task.name, plan.target.train, settings.limit)
     else:
         records = draw_shots(task, plan.target.train, settings.shots, draw=settings.draw, seed=settings.seed)
-    # A few-shot run has no validation data to look at: k examples are all it may use.
-    held = [] if settings.shots is not None else plan.target.validation
+    # A few-shot run has no validation data to look at: k examples are all it may use, unless it is one of several
+    # trials among which a benchmark chooses.
+    held = [] if settings.shots is not None and not settings.judged else plan.target.validation
     return prepare(
         backbone,
         task,

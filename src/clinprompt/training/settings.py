@@ -145,6 +145,10 @@ class AdaptSettings(BaseModel):
     )
     shots: int | None = Field(default=None, ge=0, description="training examples; none: all of them")
     draw: int = Field(default=0, ge=0, description="which few-shot draw")
+    judged: bool = Field(
+        default=False,
+        description="few-shot runs too report their loss on validation records (a benchmark's trials are chosen by it)",
+    )
     limit: int | None = Field(default=None, ge=1, description="training records used when `shots` is not given")
     validation_records: int = Field(default=64, ge=0)
     target_reserve: int = Field(default=256, ge=8)

@@ -1,0 +1,189 @@
+"""The protocol of a comparison as data: which methods, targets, shots, draws and seeds, and one tuning budget for all.
+
+Few-shot draws come from `training.few_shot.draw_shots` and depend on the task, the draw and the seed only, so every
+method trains on the same records. Hyper-parameters are chosen among the first `trials` entries of each method's own
+grid by loss on the target's validation split, never on test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from clinprompt.backbone.presets import BackbonePreset
+from clinprompt.errors import TrainingError
+from clinprompt.methods.registry import METHODS, MethodSpec, find_method
+from clinprompt.training.settings import AdaptSettings, LearnSettings, changed
+
+FULL = "full"
+Shots = int | Literal["full"]
+DEFAULT_METHODS = ("zero-shot", "pt", "mpt")
+_RATES = ("learning_rate", "vector_learning_rate")
+
+
+class Limits(BaseModel):
+    """Records used per target, each a sample chosen by hash of the record ids; null: all."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train: int | None = Field(default=400, ge=1, description="for shots `full`; draws are made from all records")
+    validation: int = Field(default=32, ge=1, description="what trials are judged on")
+    test: int | None = Field(default=None, ge=1)
+
+
+class Protocol(BaseModel):
+    """Everything that decides a sweep but the backbone and the data folder. `learn`, `adapt`, `few_shot` and
+    `per_shots` hold changes of `LearnSettings` and `AdaptSettings`, nested or with dots."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    suite: str
+    targets: tuple[str, ...] = Field(default=(), description="of the suite's targets; empty: all")
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    few_shot_methods: tuple[str, ...] = Field(
+        default=(), description="of the methods, those run with numbers of shots; empty: all"
+    )
+    shots: tuple[Shots, ...] = (0, 1, 5, 10, 20, FULL)
+    draws: int = Field(default=10, ge=1, description="few-shot draws per number of shots")
+    seeds: int = Field(default=3, ge=1, description="seeds of shots `full`, and metaprompts per variant")
+    few_shot_seeds: int = Field(default=1, ge=1, description="seeds per draw (a seed changes the draw too)")
+    trials: int = Field(default=3, ge=1, description="the tuning budget: settings tried by every trained method")
+    tuning_runs: int = Field(
+        default=3,
+        ge=1,
+        description="runs (draws, or seeds) per target and shots that judge the trials; the others train the chosen one",
+    )
+    limits: Limits = Limits()
+    learn: dict[str, Any] = Field(default_factory=dict)
+    adapt: dict[str, Any] = Field(default_factory=dict)
+    few_shot: dict[str, Any] = Field(default_factory=dict, description="changes of `adapt` for numbers of shots")
+    per_shots: dict[int, dict[str, Any]] = Field(default_factory=dict, description="further changes for one number")
+
+    @field_validator("methods", "few_shot_methods")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in names if name not in METHODS]
+        if unknown:
+            raise ValueError(f"unknown method {unknown[0]!r}; known: {', '.join(METHODS)}")
+        if len(set(names)) < len(names):
+            raise ValueError("a method is listed twice")
+        return names
+
+    @field_validator("shots")
+    @classmethod
+    def _sensible(cls, shots: tuple[Shots, ...]) -> tuple[Shots, ...]:
+        if not shots or len(set(shots)) < len(shots) or any(isinstance(k, int) and k < 0 for k in shots):
+            raise ValueError("shots are different numbers from 0, and `full`")
+        return shots
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        stray = sorted(set(self.few_shot_methods) - set(self.methods))
+        if stray:
+            raise ValueError(f"`few_shot_methods` names {stray[0]!r}, which is not among `methods`")
+        short = [m for m in self.methods if METHODS[m].trains and len(METHODS[m].grid) < self.trials]
+        if short:
+            raise ValueError(
+                f"{self.trials} trials, but the grid of {short[0]!r} holds {len(METHODS[short[0]].grid)}; "
+                "every method gets the same number"
+            )
+        unused = sorted(set(self.per_shots) - set(self.shots))
+        if unused:
+            raise ValueError(f"`per_shots` names {unused[0]} shots, which are not among `shots`")
+        return self
+
+    @property
+    def specs(self) -> tuple[MethodSpec, ...]:
+        return tuple(find_method(name) for name in self.methods)
+
+    def learn_settings(self, spec: MethodSpec, preset: BackbonePreset, seed: int) -> LearnSettings:
+        """How the metaprompt of a method is learned: defaults, the preset's rates, `learn`, the method's variant."""
+        given = flattened(self.learn)
+        rates = {f"{stage}.{rate}": getattr(preset, rate) for stage in ("teacher", "source") for rate in _RATES}
+        return changed(LearnSettings(), {**rates, **given, **spec.learn, "seed": seed})
+
+    def adapt_settings(
+        self, spec: MethodSpec, preset: BackbonePreset, shots: Shots, trial: int, *, draw: int = 0, seed: int = 0
+    ) -> AdaptSettings:
+        """One run of a method: defaults, the preset's rates, `adapt`, the changes for these shots, the method, the trial.
+
+        A few-shot run is judged once, at its end: nothing is kept early by validation.
+        """
+        changes = {f"loop.{rate}": getattr(preset, rate) for rate in _RATES}
+        changes |= {"limit": self.limits.train, "validation_records": self.limits.validation}
+        changes |= flattened(self.adapt)
+        if shots != FULL:
+            changes |= flattened(self.few_shot) | flattened(self.per_shots.get(int(shots), {}))
+            changes |= {"shots": shots, "draw": draw, "judged": True, "loop.patience": 0}
+        trial_changes = spec.grid[trial] if spec.grid else {}
+        settings = changed(AdaptSettings(), {**changes, **spec.adapt, **trial_changes, "seed": seed})
+        if shots == FULL:
+            return settings
+        return changed(settings, {"loop.evaluate_every": settings.loop.steps})
+
+    def runs(self, spec: MethodSpec, shots: Shots) -> list[tuple[int, int]]:
+        """(draw, seed) of every run of a method at these shots; without any, the method has no such cells.
+
+        Asking with the instruction alone is one cell at 0 shots; at 0 shots there is nothing to draw.
+        """
+        if spec.name == "zero-shot":
+            return [(0, 0)] if shots == self.shots[0] else []
+        if shots == FULL:
+            return [(0, seed) for seed in range(self.seeds)] if spec.trains else []
+        if self.few_shot_methods and spec.name not in self.few_shot_methods:
+            return []
+        if shots == 0:
+            return [(0, seed) for seed in range(self.few_shot_seeds)] if spec.trains else []
+        return [(draw, seed) for seed in range(self.few_shot_seeds) for draw in range(self.draws)]
+
+
+def flattened(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested changes with dotted names: ``{"loop": {"steps": 5}}`` → ``{"loop.steps": 5}``."""
+    flat: dict[str, Any] = {}
+    for key, value in changes.items():
+        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def load_protocol(path: Path | None, overrides: Mapping[str, Any]) -> Protocol:
+    """A protocol from a YAML file (or the defaults) with overrides on top (`None` is ignored).
+
+    Raises TrainingError naming the file and the key.
+    """
+    raw: Any = {}
+    if path is not None:
+        try:
+            raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except FileNotFoundError:
+            raise TrainingError(f"{path}: no such benchmark configuration") from None
+        except yaml.YAMLError as error:
+            raise TrainingError(f"{path}: not valid YAML: {getattr(error, 'problem', error)}") from None
+        if not isinstance(raw, dict):
+            raise TrainingError(f"{path}: a benchmark configuration is a mapping")
+    given = {key: value for key, value in overrides.items() if value is not None}
+    limits = {**(raw.get("limits") or {}), **(given.pop("limits", None) or {})}
+    return parse_protocol({**raw, **given, "limits": limits}, str(path or "benchmark"))
+
+
+def parse_protocol(raw: Mapping[str, Any], where: str = "benchmark") -> Protocol:
+    """A protocol from a mapping. Raises TrainingError listing every offending key."""
+    try:
+        return Protocol.model_validate(raw)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"`{'.'.join(map(str, e['loc'])) or '(whole)'}`: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        )
+        raise TrainingError(f"{where}: {problems}. Known: {', '.join(Protocol.model_fields)}") from None
+
+
+def shots_of(text: str) -> tuple[Shots, ...]:
+    """``0,1,5,full`` → (0, 1, 5, "full"). Raises TrainingError for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part == FULL or part.isdigit() for part in parts):
+        raise TrainingError(f"--shots {text}: numbers from 0 and `full`, with commas: 0,1,5,10,20,full.")
+    return tuple(FULL if part == FULL else int(part) for part in parts)
