@@ -8,7 +8,21 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[1] / "src" / "clinprompt"
 ORDER = [
     *("errors", "version", "records", "corpora", "tasks", "suites", "task_lookup", "checking"),
-    *("backbone", "prompts", "adapters", "methods", "training", "evaluation", "planning", "portrait", "api", "commands", "cli"),
+    *(
+        "backbone",
+        "prompts",
+        "adapters",
+        "methods",
+        "training",
+        "evaluation",
+        "planning",
+        "portrait",
+        "api",
+        "experiments",
+        "serving",
+        "commands",
+        "cli",
+    ),
 ]
 # A catalog entry says which task its corpus is, so the catalog knows what a task definition looks like.
 ALLOWED = {("corpora/catalog.py", "tasks.definition")}

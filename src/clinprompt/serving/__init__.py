@@ -1,0 +1,1 @@
+"""Serving: engines that answer many tasks at once, and the HTTP server in front of them."""
