@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -65,12 +66,15 @@ def learn(
     settings: LearnSettings,
     folder: Path,
     *,
+    teachers_folder: Path | None = None,
     processes: Processes | None = None,
     progress: StageProgress | None = None,
 ) -> Learned:
     """Learn a metaprompt from source tasks into `folder` (teachers, states, checkpoints, metaprompt.safetensors).
 
-    Raises TrainingError for fewer than two sources, repeated names, or a folder that holds another run.
+    With `teachers_folder` teachers and their states lie there and are shared by every run that would train the same
+    ones (`teachers_identity`), whatever its source stage. Raises TrainingError for fewer than two sources, repeated
+    names, or a folder that holds another run.
     """
     _check(sources)
     processes = processes or Processes()
@@ -79,8 +83,12 @@ def learn(
     examples = [source_examples(backbone, source, settings, length, position) for source in sources]
     run = run_identity(backbone, settings, examples)
     claim_folder(folder, run, settings, processes)
-    teachers, teacher_fit = train_teachers(backbone, examples, settings, length, folder, run, processes, progress)
-    distillation = distil_from(backbone, teachers, examples, settings, folder, run, processes, progress)
+    home, of_teachers, of_states = folder, run, run
+    if teachers_folder is not None:
+        home, of_teachers = teachers_folder, teachers_identity(backbone, settings, examples)
+        of_states = f"{of_teachers}.{'.'.join(map(str, settings.layers))}"
+    teachers, teacher_fit = train_teachers(backbone, examples, settings, length, home, of_teachers, processes, progress)
+    distillation = distil_from(backbone, teachers, examples, settings, home, of_states, processes, progress)
     first = initial_prompts(backbone, length, settings.initial, [settings.seed])[0].to(backbone.device)
     start = start_of_shared(teachers, first, settings.start)
     bank = source_bank(start, len(sources), rank=settings.rank, noise=settings.noise, seed=settings.seed)
@@ -127,9 +135,24 @@ def prompt_shape(backbone: Backbone, settings: LearnSettings) -> tuple[int, Prom
 
 def run_identity(backbone: Backbone, settings: LearnSettings, examples: Sequence[TaskExamples]) -> str:
     """Hash of everything that decides the result; how often checkpoints are written does not."""
-    described = settings.model_dump(mode="json")
+    return _identity_of(backbone, settings.model_dump(mode="json"), examples)
+
+
+SOURCE_STAGE = frozenset(
+    ("rank", "source", "weight_logits", "weight_hidden", "temperature", "layers", "stochastic", "most_tasks")
+    + ("decomposition", "start", "noise")
+)
+"""Fields of LearnSettings that teachers do not depend on."""
+
+
+def teachers_identity(backbone: Backbone, settings: LearnSettings, examples: Sequence[TaskExamples]) -> str:
+    """Hash of everything that decides the teachers: what remains of `run_identity` without the source stage."""
+    return _identity_of(backbone, settings.model_dump(mode="json", exclude=set(SOURCE_STAGE)), examples)
+
+
+def _identity_of(backbone: Backbone, described: dict[str, Any], examples: Sequence[TaskExamples]) -> str:
     for stage in ("teacher", "source"):
-        described[stage].pop("checkpoint_every")
+        described.get(stage, {}).pop("checkpoint_every", None)
     parts = [[e.name, examples_digest(e.train), examples_digest(e.validation)] for e in examples]
     text = json.dumps([backbone.fingerprint, described, parts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
