@@ -139,8 +139,10 @@ def run_identity(backbone: Backbone, settings: LearnSettings, examples: Sequence
 
 
 SOURCE_STAGE = frozenset(
-    ("rank", "source", "weight_logits", "weight_hidden", "temperature", "layers", "stochastic", "most_tasks")
-    + ("decomposition", "start", "noise")
+    (
+        *("rank", "source", "weight_logits", "weight_hidden", "temperature", "layers"),
+        *("stochastic", "most_tasks", "decomposition", "start", "noise"),
+    )
 )
 """Fields of LearnSettings that teachers do not depend on."""
 
