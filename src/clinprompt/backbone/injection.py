@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import DynamicCache
 
 from clinprompt.backbone import lean_llama
 from clinprompt.backbone.encoding import Encoded
@@ -93,13 +94,27 @@ def label_states(backbone: Backbone, batch: TokenBatch, prompts: Tensor, layers:
     wanted = tuple(layers) != (-1,)
     if not wanted and lean_llama.recognised(backbone.model):
         with backbone.precision():
-            final = lean_llama.states_at(backbone.model, embeddings, batch.owner, batch.offset, reads)
+            final = lean_llama.states_at(backbone.model, embeddings, batch.owner, batch.offset, reads, backbone.prefix)
         return LabelStates(final[:, None], batch.labels, batch.owner)
     with backbone.precision():
-        run = backbone.model.base_model(inputs_embeds=embeddings, use_cache=False, output_hidden_states=wanted)
+        cache = prefix_states(backbone)
+        run = backbone.model.base_model(
+            inputs_embeds=embeddings,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            output_hidden_states=wanted,
+        )
     chosen = [run.hidden_states[layer] for layer in layers] if wanted else [run.last_hidden_state]
     hidden = torch.stack([states[batch.owner, reads] for states in chosen], dim=1)  # (n, layers, d)
     return LabelStates(hidden, batch.labels, batch.owner)
+
+
+def prefix_states(backbone: Backbone) -> DynamicCache | None:
+    """The keys and values of the prefix adapter that is applied, as a cache that grows with the text; None without."""
+    if backbone.prefix is None:
+        return None
+    dtype = torch.bfloat16 if backbone.autocast else backbone.model.dtype
+    return DynamicCache([(key.to(dtype), value.to(dtype)) for key, value in backbone.prefix])
 
 
 def _seq2seq_states(backbone: Backbone, batch: TokenBatch, prompts: Tensor, layers: Sequence[int]) -> LabelStates:

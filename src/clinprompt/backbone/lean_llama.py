@@ -11,6 +11,10 @@ those of the model itself to rounding (a test compares values and gradients).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,12 +28,42 @@ from transformers.models.llama.modeling_llama import (
     LlamaRMSNorm,
 )
 
+from clinprompt.backbone.model import LayerStates
+
 _PARTS = {
     "self_attn": LlamaAttention,
     "mlp": LlamaMLP,
     "input_layernorm": LlamaRMSNorm,
     "post_attention_layernorm": LlamaRMSNorm,
 }
+
+
+@dataclass(frozen=True)
+class Places:
+    """Whose positions a two-dimensional input (n, ·) of a linear layer holds: place i is number `offset[i]` of the
+    places read in example `owner[i]`, of `examples` in all and `widest` at most in one."""
+
+    owner: Tensor
+    offset: Tensor
+    examples: int
+    widest: int
+
+
+_PLACES: ContextVar[Places | None] = ContextVar("places", default=None)
+
+
+def places() -> Places | None:
+    """What the rows of a two-dimensional input are, while the last layer runs at label positions only."""
+    return _PLACES.get()
+
+
+@contextmanager
+def _reading(chosen: Places) -> Iterator[None]:
+    token = _PLACES.set(chosen)
+    try:
+        yield
+    finally:
+        _PLACES.reset(token)
 
 
 def recognised(model: Any) -> bool:
@@ -55,34 +89,50 @@ def _plain(module: Any, kind: type) -> bool:
     return type(module) is kind and not altered
 
 
-def states_at(model: Any, embeddings: Tensor, owner: Tensor, offset: Tensor, reads: Tensor) -> Tensor:
+def states_at(
+    model: Any, embeddings: Tensor, owner: Tensor, offset: Tensor, reads: Tensor, prefix: LayerStates | None = None
+) -> Tensor:
     """Final hidden states (n, d) at places `reads[i]` of sequences `owner[i]`, from input embeddings (B, S, d).
 
-    `offset[i]` numbers the places of one sequence from 0. Causal: padding on the right is seen by nobody.
+    `offset[i]` numbers the places of one sequence from 0. `prefix`: m keys and values per layer that every place sees.
+    Causal: padding on the right is seen by nobody.
     """
     body = model.base_model
-    places = torch.arange(embeddings.shape[1], device=embeddings.device)[None]
-    cosine, sine = (table[0, :, None, : table.shape[-1] // 2] for table in body.rotary_emb(embeddings, places))
+    before = prefix[0][0].shape[2] if prefix else 0
+    count = embeddings.shape[1]
+    numbers = torch.arange(before, before + count, device=embeddings.device)[None]
+    cosine, sine = (table[0, :, None, : table.shape[-1] // 2] for table in body.rotary_emb(embeddings, numbers))
+    seen = embeddings.new_ones(count, before + count, dtype=torch.bool).tril(before) if before else None
     hidden = embeddings
-    for layer in body.layers[:-1]:
-        hidden = hidden + _attend(layer, hidden, cosine, sine)
+    for index, layer in enumerate(body.layers[:-1]):
+        hidden = hidden + _attend(layer, hidden, cosine, sine, seen, prefix[index] if prefix else None)
         hidden = hidden + layer.mlp(_norm(layer.post_attention_layernorm, hidden))
     last = body.layers[-1]
-    chosen = hidden[owner, reads] + _attend_at(last, hidden, cosine, sine, owner, offset, reads)
-    chosen = chosen + last.mlp(_norm(last.post_attention_layernorm, chosen))
+    at = Places(owner, offset, len(embeddings), int(offset.max()) + 1)
+    chosen = hidden[owner, reads] + _attend_at(last, hidden, cosine, sine, at, reads, prefix[-1] if prefix else None)
+    with _reading(at):
+        chosen = chosen + last.mlp(_norm(last.post_attention_layernorm, chosen))
     return _norm(body.norm, chosen)
 
 
-def _attend(layer: Any, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+def _attend(
+    layer: Any,
+    hidden: Tensor,
+    cosine: Tensor,
+    sine: Tensor,
+    seen: Tensor | None,
+    before: tuple[Tensor, Tensor] | None,
+) -> Tensor:
     attention = layer.self_attn
     normed = _norm(layer.input_layernorm, hidden)
     query = _turn(_heads(attention.q_proj(normed), attention), cosine, sine)
-    key, value = _keys_values(attention, normed, cosine, sine)
+    key, value = _keys_values(attention, normed, cosine, sine, before)
     mixed = functional.scaled_dot_product_attention(
         query.transpose(1, 2),
-        key.transpose(1, 2),
-        value.transpose(1, 2),
-        is_causal=True,
+        key,
+        value,
+        attn_mask=seen,
+        is_causal=seen is None,
         scale=attention.scaling,
         enable_gqa=attention.num_key_value_groups > 1,
     )
@@ -91,32 +141,47 @@ def _attend(layer: Any, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 def _attend_at(
-    layer: Any, hidden: Tensor, cosine: Tensor, sine: Tensor, owner: Tensor, offset: Tensor, reads: Tensor
+    layer: Any,
+    hidden: Tensor,
+    cosine: Tensor,
+    sine: Tensor,
+    at: Places,
+    reads: Tensor,
+    before: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     """Attention of the read places only: (n, d)."""
     attention = layer.self_attn
     normed = _norm(layer.input_layernorm, hidden)
-    key, value = _keys_values(attention, normed, cosine, sine)
-    query = _turn(_heads(attention.q_proj(normed[owner, reads]), attention), cosine[reads], sine[reads])
-    batch, length, widest = *hidden.shape[:2], int(offset.max()) + 1
-    padded = query.new_zeros(batch, widest, *query.shape[1:]).index_put((owner, offset), query)
-    horizon = reads.new_zeros(batch, widest).index_put((owner, offset), reads)
-    seen = torch.arange(length, device=reads.device) <= horizon[:, None, :, None]  # (B, 1, widest, S)
+    key, value = _keys_values(attention, normed, cosine, sine, before)
+    with _reading(at):
+        projected = attention.q_proj(normed[at.owner, reads])
+    query = _turn(_heads(projected, attention), cosine[reads], sine[reads])
+    where = (at.owner, at.offset)
+    padded = query.new_zeros(at.examples, at.widest, *query.shape[1:]).index_put(where, query)
+    horizon = reads.new_zeros(at.examples, at.widest).index_put(where, reads + key.shape[2] - hidden.shape[1])
+    seen = torch.arange(key.shape[2], device=reads.device) <= horizon[:, None, :, None]  # (B, 1, widest, m+S)
     groups = attention.num_key_value_groups
     mixed = functional.scaled_dot_product_attention(
         padded.transpose(1, 2),
-        key.transpose(1, 2).repeat_interleave(groups, dim=1) if groups > 1 else key.transpose(1, 2),
-        value.transpose(1, 2).repeat_interleave(groups, dim=1) if groups > 1 else value.transpose(1, 2),
+        key.repeat_interleave(groups, dim=1) if groups > 1 else key,
+        value.repeat_interleave(groups, dim=1) if groups > 1 else value,
         attn_mask=seen,
         scale=attention.scaling,
     )
-    joined: Tensor = attention.o_proj(mixed.transpose(1, 2)[owner, offset].flatten(1))
+    with _reading(at):
+        joined: Tensor = attention.o_proj(mixed.transpose(1, 2)[where].flatten(1))
     return joined
 
 
-def _keys_values(attention: Any, normed: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
-    key = _turn(_heads(attention.k_proj(normed), attention), cosine, sine)
-    return key, _heads(attention.v_proj(normed), attention)
+def _keys_values(
+    attention: Any, normed: Tensor, cosine: Tensor, sine: Tensor, before: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """Each (B, heads, m+S, width): those given to stand before, then the text's."""
+    key = _turn(_heads(attention.k_proj(normed), attention), cosine, sine).transpose(1, 2)
+    value = _heads(attention.v_proj(normed), attention).transpose(1, 2)
+    if before is None:
+        return key, value
+    return torch.cat([before[0].to(key.dtype), key], dim=2), torch.cat([before[1].to(value.dtype), value], dim=2)
 
 
 def _heads(projected: Tensor, attention: Any) -> Tensor:

@@ -22,6 +22,7 @@ from clinprompt.errors import BackboneError
 
 Kind = Literal["causal", "seq2seq"]
 Head = Callable[[Tensor], Tensor]
+LayerStates = list[tuple[Tensor, Tensor]]  # per layer: keys and values, each (B, heads, length, head width)
 PACKAGED = ("embedded", "tiny")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -43,6 +44,7 @@ class Backbone:
     head: Head
     autocast: bool = False
     prefetches: dict[str, int] = field(default_factory=dict)  # prompt digest → times its keys/values were computed
+    prefix: LayerStates | None = None  # while a prefix adapter is applied: what stands before each example of a batch
 
     @property
     def device(self) -> torch.device:
@@ -144,6 +146,14 @@ def load_backbone(
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise BackboneError(f"{folder}: cannot load this base model: {error}") from error
     return wrap(model, tokenizer, name=str(name), preset=chosen, folder=folder, autocast=autocast)
+
+
+def model_folder(
+    name: str | Path = "embedded", *, preset: str | None = None, offline: bool = False
+) -> tuple[Path, BackbonePreset]:
+    """Where the files of a base model lie, and how it is spoken to, as in `load_backbone`; nothing is loaded."""
+    chosen = load_preset(preset) if preset else find_preset(str(name))
+    return _resolve(str(name), chosen, offline), chosen
 
 
 def wrap(

@@ -14,10 +14,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from clinprompt.backbone.encoding import frame
-from clinprompt.backbone.model import Backbone
+from clinprompt.backbone.model import Backbone, LayerStates
 from clinprompt.backbone.presets import PromptPosition
-
-LayerStates = list[tuple[Tensor, Tensor]]  # per layer: keys and values, each (1, heads, length, head width)
 
 
 def prompt_digest(prompt: Tensor, position: PromptPosition) -> str:

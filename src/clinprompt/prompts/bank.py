@@ -6,29 +6,51 @@ example, and rows never touch each other. Two forms, one interface:
 - `DirectBank`: every row owns its prompt (teachers, single-task prompt tuning).
 - `DecomposedBank`: row k is `P*[group k] ∘ (u_k v_kᵀ)` (MPT, arXiv 2303.02861, §3.1); rows of one group share `P*`.
 
-All values are fp32 whatever the backbone's precision.
+All values are fp32 whatever the backbone's precision. What is trained inside the backbone (`clinprompt.adapters`) has
+the same interface, `Bank`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from clinprompt.backbone.model import Backbone
 
-class PromptBank(Protocol):
-    """What training and inference need of a bank. `owners[name][i]` lists which rows use slice i of a parameter."""
+
+class Bank(Protocol):
+    """What training and inference need of anything that is learned beside a frozen backbone, in rows."""
 
     @property
     def rows(self) -> int: ...
 
     @property
-    def length(self) -> int: ...
+    def length(self) -> int:
+        """Positions of the context that the bank takes from every sequence."""
+        ...
 
-    def compose(self, rows: Tensor) -> Tensor:
-        """(B,) row numbers → (B, l, d) prompts, differentiable."""
+    @property
+    def mixes(self) -> bool:
+        """Whether one batch may hold examples of several rows."""
+        ...
+
+    def applied(
+        self, backbone: Backbone, rows: Sequence[int], tasks: Sequence[int] | None = None
+    ) -> AbstractContextManager[Tensor]:
+        """While it is open, `backbone` computes a batch of B examples as the bank says: example i with row `rows[i]`.
+
+        Yields the prompts (B, l, d) to insert into the examples (l = 0: none), differentiable. `tasks[i]` numbers the
+        task of example i; only banks whose rows know several tasks read it.
+        """
+        ...
+
+    def extra_loss(self) -> Tensor | None:
+        """(R,) terms added to every row's loss, of the forward pass just made (a load balance); None: there is none."""
         ...
 
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -48,7 +70,31 @@ class PromptBank(Protocol):
         ...
 
 
-class _Bank(nn.Module):
+class PromptBank(Bank, Protocol):
+    """A bank of soft prompts and nothing else."""
+
+    def compose(self, rows: Tensor) -> Tensor:
+        """(B,) row numbers → (B, l, d) prompts, differentiable."""
+        ...
+
+
+class _Bank(nn.Module, ABC):
+    mixes = True
+
+    @abstractmethod
+    def compose(self, rows: Tensor) -> Tensor:
+        """(B,) → (B, l, d)."""
+
+    @contextmanager
+    def applied(self, backbone: Backbone, rows: Sequence[int], tasks: Sequence[int] | None = None) -> Iterator[Tensor]:
+        """Prompts change nothing inside the backbone: every distinct row is composed once and repeated."""
+        distinct, inverse = torch.unique(torch.tensor(list(rows), device=backbone.device), return_inverse=True)
+        yield self.compose(distinct)[inverse]
+
+    def extra_loss(self) -> Tensor | None:
+        """Prompts have none."""
+        return None
+
     def values(self) -> dict[str, Tensor]:
         """All tensors, detached, by name."""
         return {name: tensor.detach() for name, tensor in self.state_dict().items()}
@@ -91,13 +137,21 @@ class DirectBank(_Bank):
 class DecomposedBank(_Bank):
     """Rows `shared[group] ∘ (u vᵀ)`: shared (G, l, d), u (R, l, r), v (R, d, r).
 
-    `train_shared=False` freezes P* (our third adaptation mode: only u and v, l + d numbers per task at rank one).
+    `train_shared=False` freezes P* (our third adaptation mode: only u and v, l + d numbers per task at rank one),
+    `train_vectors=False` u and v (the ablation without decomposition: at u vᵀ = 1 every row is P*).
     """
 
     group: Tensor
 
     def __init__(
-        self, shared: Tensor, u: Tensor, v: Tensor, group: Sequence[int] | Tensor, *, train_shared: bool = True
+        self,
+        shared: Tensor,
+        u: Tensor,
+        v: Tensor,
+        group: Sequence[int] | Tensor,
+        *,
+        train_shared: bool = True,
+        train_vectors: bool = True,
     ) -> None:
         super().__init__()
         if shared.ndim != 3 or u.ndim != 3 or v.ndim != 3 or u.shape[0] != v.shape[0] or u.shape[2] != v.shape[2]:
@@ -105,8 +159,8 @@ class DecomposedBank(_Bank):
         if (u.shape[1], v.shape[1]) != (shared.shape[1], shared.shape[2]):
             raise ValueError(f"u is for length {u.shape[1]}, v for width {v.shape[1]}; P* is {tuple(shared.shape[1:])}")
         self.shared = nn.Parameter(shared.detach().to(torch.float32).clone(), requires_grad=train_shared)
-        self.u = nn.Parameter(u.detach().to(torch.float32).clone())
-        self.v = nn.Parameter(v.detach().to(torch.float32).clone())
+        self.u = nn.Parameter(u.detach().to(torch.float32).clone(), requires_grad=train_vectors)
+        self.v = nn.Parameter(v.detach().to(torch.float32).clone(), requires_grad=train_vectors)
         self.register_buffer("group", torch.as_tensor(group, dtype=torch.long).clone())
 
     @property
@@ -148,6 +202,6 @@ def unit_vectors(
     return u, v
 
 
-def trainable_parameters(bank: PromptBank) -> int:
+def trainable_parameters(bank: Bank) -> int:
     """Numbers that training changes, over all rows."""
     return sum(p.numel() for p in bank.trainable().values())

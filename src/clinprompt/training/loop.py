@@ -22,7 +22,7 @@ from clinprompt.backbone.encoding import Encoded
 from clinprompt.backbone.injection import collate, label_states, token_losses
 from clinprompt.backbone.model import Backbone
 from clinprompt.errors import TrainingError
-from clinprompt.prompts.bank import PromptBank
+from clinprompt.prompts.bank import Bank
 from clinprompt.training.batching import TaskExamples, chunks, forward_tokens
 from clinprompt.training.checkpoint import load_checkpoint, prefixed, save_checkpoint, unprefixed
 from clinprompt.training.distillation import Distillation
@@ -42,7 +42,7 @@ class Problem:
     of a step (the source stage, where rows share P*). `select`: keep the best values per row, or of the whole bank.
     """
 
-    bank: PromptBank
+    bank: Bank
     tasks: Sequence[TaskExamples]
     sampler: Sampler
     rates: Mapping[str, Tensor]  # parameter name → (slices,) peak learning rates
@@ -169,32 +169,48 @@ def _accumulate(
     examples = [problem.tasks[p.task].train[p.example] for p in picks]
     share = _label_weights(problem, picks, examples)
     losses = torch.zeros(problem.bank.rows)
-    parts = chunks(
-        [len(e.ids) + problem.bank.length for e in examples], forward_tokens(backbone, settings.micro_tokens)
-    )
+    parts = micro_batches(problem.bank, [p.row for p in picks], examples, backbone, settings.micro_tokens)
     for part in parts[processes.rank :: processes.count]:
         chosen = [picks[i] for i in part]
         batch = collate(backbone, [examples[i] for i in part])
-        prompts = compose_once(problem.bank, [p.row for p in chosen], backbone.device)
-        layers = problem.distillation.layers if problem.distillation else (-1,)
-        states = label_states(backbone, batch, prompts, layers)
-        weights = share[part].to(backbone.device)[states.owner]
-        language = token_losses(backbone, states)
-        loss = (weights * language).sum()
-        if problem.distillation is not None:
-            logits, hidden = problem.distillation.losses(backbone, states, [(p.task, p.example) for p in chosen])
-            loss = loss + problem.distillation.weight_logits * (weights * logits).sum()
-            loss = loss + problem.distillation.weight_hidden * (weights * hidden).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        rows = torch.tensor([p.row for p in chosen])[states.owner.cpu()]
-        losses.index_add_(0, rows, (weights * language).detach().float().cpu())
+        weights = share[part].to(backbone.device)[batch.owner]
+        # The backward pass stays inside: an adapter that swaps weights may be asked for them again.
+        with problem.bank.applied(backbone, [p.row for p in chosen], [p.task for p in chosen]) as prompts:
+            layers = problem.distillation.layers if problem.distillation else (-1,)
+            states = label_states(backbone, batch, prompts, layers)
+            language = token_losses(backbone, states)
+            loss = (weights * language).sum()
+            if problem.distillation is not None:
+                logits, hidden = problem.distillation.losses(backbone, states, [(p.task, p.example) for p in chosen])
+                loss = loss + problem.distillation.weight_logits * (weights * logits).sum()
+                loss = loss + problem.distillation.weight_hidden * (weights * hidden).sum()
+            rows = torch.tensor([p.row for p in chosen])[states.owner.cpu()]
+            extra = problem.bank.extra_loss()
+            if extra is not None:  # each micro-batch counts by its share of the row's labels
+                loss = loss + (extra * _by_row(weights.cpu(), rows, problem.bank.rows).to(extra.device)).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+        losses += _by_row((weights * language).detach().float().cpu(), rows, problem.bank.rows)
     return losses
 
 
-def compose_once(bank: PromptBank, rows: Sequence[int], device: torch.device) -> Tensor:
-    """(B, l, d): every distinct row is composed once, then repeated where it is used."""
-    distinct, inverse = torch.unique(torch.tensor(rows, device=device), return_inverse=True)
-    return bank.compose(distinct)[inverse]
+def _by_row(values: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Values (n,) summed by their rows (n,): (R,)."""
+    return torch.zeros(count, dtype=values.dtype).index_add_(0, rows, values)
+
+
+def micro_batches(
+    bank: Bank, rows: Sequence[int], examples: Sequence[Encoded], backbone: Backbone, micro_tokens: int
+) -> list[list[int]]:
+    """Indices of examples that are computed together; of one row each where the bank cannot mix rows."""
+    groups = [list(range(len(rows)))]
+    if not bank.mixes:
+        groups = [[i for i, row in enumerate(rows) if row == wanted] for wanted in sorted(set(rows))]
+    most = forward_tokens(backbone, micro_tokens)
+    return [
+        [group[i] for i in part]
+        for group in groups
+        for part in chunks([len(examples[i].ids) + bank.length for i in group], most)
+    ]
 
 
 def _label_weights(problem: Problem, picks: Sequence[Pick], examples: Sequence[Encoded]) -> Tensor:
@@ -207,7 +223,7 @@ def _label_weights(problem: Problem, picks: Sequence[Pick], examples: Sequence[E
     return 1.0 / totals[rows]
 
 
-def _mask(bank: PromptBank, name: str, rows: Tensor, slices: int) -> Tensor:
+def _mask(bank: Bank, name: str, rows: Tensor, slices: int) -> Tensor:
     mask = torch.zeros(slices, dtype=torch.bool)
     mask[bank.slices(name, rows.to(bank.trainable()[name].device)).cpu()] = True
     return mask.to(bank.trainable()[name].device)
@@ -223,13 +239,16 @@ def validation_losses(
     """Mean loss per label of each row on its task's validation examples (R,); NaN for rows without any."""
     sums, counts = torch.zeros(problem.bank.rows), torch.zeros(problem.bank.rows)
     held = [(r, e) for r in rows for e in problem.tasks[problem.row_tasks[r]].validation[: settings.validation_limit]]
-    parts = chunks([len(e.ids) + problem.bank.length for _, e in held], forward_tokens(backbone, settings.micro_tokens))
+    owners, examples = [r for r, _ in held], [e for _, e in held]
+    parts = micro_batches(problem.bank, owners, examples, backbone, settings.micro_tokens)
     for part in parts[processes.rank :: processes.count]:
-        batch = collate(backbone, [held[i][1] for i in part])
-        prompts = compose_once(problem.bank, [held[i][0] for i in part], backbone.device)
-        states = label_states(backbone, batch, prompts)
-        owner = torch.tensor([held[i][0] for i in part])[states.owner.cpu()]
-        sums.index_add_(0, owner, token_losses(backbone, states).float().cpu())
+        batch = collate(backbone, [examples[i] for i in part])
+        chosen = [owners[i] for i in part]
+        with problem.bank.applied(backbone, chosen, [problem.row_tasks[r] for r in chosen]) as prompts:
+            states = label_states(backbone, batch, prompts)
+            language = token_losses(backbone, states)
+        owner = torch.tensor(chosen)[states.owner.cpu()]
+        sums.index_add_(0, owner, language.float().cpu())
         counts.index_add_(0, owner, torch.ones(len(owner)))
     return processes.total(sums) / processes.total(counts)
 
@@ -271,7 +290,7 @@ def _better(losses: Tensor, best: Tensor, select: str) -> Tensor:
     return judged & ~(losses[judged].mean() >= best[judged].mean())
 
 
-def _keep(bank: PromptBank, state: _State, rows: Tensor) -> None:
+def _keep(bank: Bank, state: _State, rows: Tensor) -> None:
     """Remember the current slices of these rows as the best."""
     chosen = rows.nonzero().squeeze(1)
     if not len(chosen):
