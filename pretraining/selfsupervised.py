@@ -14,6 +14,7 @@ Three announcements, in the surface format of `clinprompt.tasks` ("Find: X.\\nTe
 from __future__ import annotations
 
 import argparse
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -118,6 +119,12 @@ class Mixture:
     def _schema(self) -> list[tuple[str, Definition]]:
         count = self.draw.randint(2, 4)
         return list(zip(self.draw.sample(LABELS, count), self.draw.sample(self.defined, count), strict=True))
+
+    def code_names(self) -> list[str]:
+        """What each code announces, by number."""
+        schemas = ["; ".join(f"{label}={d.key}" for label, d in schema) for schema in self.schemas]
+        singles = [f"{label}={d.key}" for label, d in zip(self.single_labels, self.singles, strict=True)]
+        return [*singles, *[""] * (SINGLE_CODES - len(singles)), *schemas, *KINDS]
 
     def window(self, definition: Definition) -> Window:
         if self.draw.random() < ABSENT:
@@ -244,6 +251,7 @@ def main() -> None:
     documents = random.Random(args.seed).sample(documents, min(args.documents, len(documents)))
     mixture = Mixture(documents, clusters.load(args.classes), args.seed)
     print(f"{len(mixture.material.windows)} windows, {len(mixture.defined)} extraction definitions", flush=True)
+    (args.out / "codes.json").write_text(json.dumps(mixture.code_names(), indent=1) + "\n", encoding="utf-8")
     walks = [episode for _ in range(args.walks) if (episode := mixture.walked())]
     write(args.out / "walks-256.safetensors", [p for p in encode(walks, tokenizer) if len(p.ids) <= 256], 256)
     short: list[Piece] = []

@@ -1,0 +1,39 @@
+"""Choosing where a prompt starts by looking at the training examples (as SPoT does, arXiv 2110.07904, §3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from clinprompt.backbone.encoding import Encoded
+from clinprompt.backbone.model import Backbone
+from clinprompt.prompts.initialisation import from_vocabulary
+from clinprompt.prompts.practised import fitted, practised_of
+from clinprompt.training.loop import prompt_loss
+
+FIRST, ROUND, MOST = 4, 4, 64
+"""Examples of the first round, the factor by which they grow and candidates shrink, and most examples of a round."""
+
+
+def nearest_practised(backbone: Backbone, examples: Sequence[Encoded], length: int, seed: int) -> Tensor:
+    """(l, d): the practised prompt under which the training examples have the lowest loss.
+
+    Successive halving (our choice): all candidates on four examples, the best quarter on four times as many, and so on.
+    Without examples the mean of all practised prompts. Raises BackboneError for a backbone without any.
+    """
+    practised = practised_of(backbone).prompts
+    free = from_vocabulary(backbone, length, seed=seed)[0]
+    if not examples:
+        return fitted(practised.mean(dim=0, keepdim=True), free)[0]
+    candidates = fitted(practised, free)  # (n, l, d)
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed)).tolist()
+    left, count = list(range(len(candidates))), FIRST
+    while True:
+        held = [examples[i] for i in order[:count]]
+        losses = {c: prompt_loss(backbone, held, candidates[c]) for c in left}
+        left = sorted(left, key=lambda c: losses[c])[: max(1, len(left) // ROUND)]
+        if len(left) == 1 or count >= min(len(examples), MOST):
+            return candidates[left[0]]
+        count *= ROUND
