@@ -18,6 +18,7 @@ ORDER = [
         "planning",
         "portrait",
         "api",
+        "upkeep",
         "experiments",
         "serving",
         "commands",

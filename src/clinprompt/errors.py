@@ -51,6 +51,15 @@ class TrainingError(ClinpromptError):
     """A training configuration that cannot run, or a checkpoint that belongs to another run."""
 
 
+class ResultsError(ClinpromptError):
+    """A results file with a damaged line, or results that cannot stand in one report. `line` is 1-based."""
+
+    def __init__(self, path: Path | str, line: int | None, problem: str, cure: str = "") -> None:
+        self.path, self.line, self.problem, self.cure = Path(path), line, problem, cure
+        place = f"{path}:{line}" if line is not None else str(path)
+        super().__init__(f"{place}: {problem}" + (f" {cure}" if cure else ""))
+
+
 def unknown_name(kind: str, name: str, known: list[str]) -> str:
     """Message for a misspelt name: what was asked, the closest match, and all that exist."""
     from difflib import get_close_matches

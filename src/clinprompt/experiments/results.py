@@ -1,7 +1,7 @@
 """The results file of a benchmark: JSON Lines, one finished cell a line, from which the cell can be run again.
 
-A file also says, on lines of other kinds, what learning each metaprompt cost, which records a test set has (once, not in
-every cell), and which cells were planned. No line holds the text of a record.
+A file also says, on lines of other kinds, what learning each metaprompt cost, which records a test set has (once, not
+in every cell), and which cells were planned. No line holds the text of a record.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from clinprompt.errors import ResultsError
 from clinprompt.tasks.definition import TaskType
@@ -43,8 +43,8 @@ class Trial(_Line):
 class Cell(_Line):
     """One finished run on one target: what it was, what came out, what it cost.
 
-    metrics: name → (value, low, high) in 0..100, null where undefined. per_example: per test record, in the order of the
-    test set, (true positives, false positives, false negatives) where the metric is micro-F1, else the record's own
+    metrics: name → (value, low, high) in 0..100, null where undefined. per_example: per test record, in the order of
+    the test set, (true positives, false positives, false negatives) where the metric is micro-F1, else the record's own
     score in 0..1. errors: counts by kind; error_records: for a kind, ids of some records that show it. flops,
     train_seconds and joules include every tuning trial of the cell, so that methods are compared by what they cost.
     test_set and metaprompt are digests of lines of those kinds ("" where there is none).
@@ -82,13 +82,6 @@ class Cell(_Line):
     settings: dict[str, Any] = Field(default_factory=dict)
     library: str = ""
     machine: str = ""
-
-    @field_validator("per_example", mode="before")
-    @classmethod
-    def _same_shape(cls, value: Any) -> Any:
-        if isinstance(value, list) and value and any(isinstance(x, list | tuple) for x in value):
-            return [tuple(x) if isinstance(x, list) else x for x in value]
-        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Cell:
@@ -143,7 +136,7 @@ class TestSet(_Line):
 
 
 class Planned(_Line):
-    """The cells a benchmark set out to run, as (target, method, shots, draw, seed); those without a line are missing."""
+    """What a benchmark set out to run, as (target, method, shots, draw, seed); a cell without a line is missing."""
 
     kind: Literal["plan"] = "plan"
     suite: str = ""
