@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from clinprompt.tasks.definition import TaskDefinition
 
 FORMATS = ("jsonl", "brat", "conll", "bioc")
-SINGLE = {"qa": "answer", "nli": "label", "summarization": "summary"}  # task type: the field that answers it
 
 
 def predict(
@@ -93,6 +92,8 @@ def _counted(found: Iterator[tuple[Record, Prediction]], bar: Any) -> Iterator[t
 def _write_lines(
     task: TaskDefinition, answers: Iterator[tuple[Record, Prediction]], out: Path | None, with_text: bool
 ) -> int:
+    from clinprompt.evaluation.answer_line import answer_line
+
     count = 0
     with _sink(out) as sink:
         for record, prediction in answers:
@@ -125,27 +126,3 @@ def _write_records(answers: Iterator[tuple[Record, Prediction]], to: str, out: P
     records = [prediction.record for _, prediction in answers]
     {"brat": write_brat, "conll": write_conll, "bioc": write_bioc}[to](records, out)
     return len(records)
-
-
-def answer_line(task: TaskDefinition, prediction: Prediction, text: str | None = None) -> dict[str, Any]:
-    """One prediction as JSON: the fields that the task's type answers, and what could not be used."""
-    record = prediction.record
-    line: dict[str, Any] = {"id": record.id, "task": task.name} | ({"text": text} if text is not None else {})
-    if task.type in ("ner", "relation"):
-        line["entities"] = [
-            {"id": e.id, "type": e.type, "spans": [list(s) for s in e.spans], "text": e.text_in(record.text)}
-            for e in record.entities
-        ]
-    if task.type == "relation":
-        line["relations"] = [{"type": r.type, "head": r.head, "tail": r.tail} for r in record.relations]
-    if task.type in ("ner", "relation"):
-        line["ungrounded"] = [{"type": kind, "text": surface} for kind, surface in prediction.ungrounded]
-    if task.type in SINGLE:
-        line[SINGLE[task.type]] = getattr(record, SINGLE[task.type])
-    if prediction.probabilities:
-        line["probabilities"] = {name: round(p, 4) for name, p in prediction.probabilities.items()}
-    if prediction.malformed:
-        line["malformed"] = list(prediction.malformed)
-    if prediction.omitted:
-        line["omitted_characters"] = prediction.omitted
-    return line

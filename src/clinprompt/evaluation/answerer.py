@@ -52,12 +52,16 @@ class Answerer:
 
     def stream(self, records: Iterable[Record], *, batch: int = 32) -> Iterator[tuple[Record, Prediction]]:
         """Predictions as they come, `batch` records at a time; the prompt's keys and values are computed once."""
+        answer, source = self.ready(), iter(records)
+        while portion := list(islice(source, batch)):
+            yield from zip(portion, answer(portion), strict=True)
+
+    def ready(self) -> Callable[[Sequence[Record]], list[Prediction]]:
+        """What answers one portion of records after another; the prompt's keys and values are computed once for all."""
         prompt = torch.zeros(0, self.backbone.width) if self.prompt is None else self.prompt
         decoder = Decoder(self.backbone, prompt[None].to(self.backbone.device), self.position)
         codec = task_codec(self.backbone, self.task, len(prompt), self.reserve, self.window)
-        source = iter(records)
-        while portion := list(islice(source, batch)):
-            yield from zip(portion, answer_records(decoder, codec, self.task, portion, self.limit), strict=True)
+        return lambda records: answer_records(decoder, codec, self.task, records, self.limit)
 
 
 def of_task(backbone: Backbone, artifact: TaskPrompt, task: TaskDefinition | None = None) -> Answerer:
