@@ -104,7 +104,7 @@ def bootstrap(sheet: Sheet, *, resamples: int, seed: int) -> dict[str, Score]:
     names = list(sheet.columns)
     table = np.stack([sheet.columns[name] for name in names], axis=1)
     whole = _evaluate(sheet, names, table.sum(axis=0, keepdims=True))
-    drawn = _evaluate(sheet, names, _resampled_sums(table, resamples, seed)) if resamples else whole
+    drawn = _evaluate(sheet, names, resampled_sums(table, resamples, seed)) if resamples else whole
     scores = {}
     for name in sheet.metrics:
         low, high = np.nanpercentile(drawn[name], [2.5, 97.5])
@@ -117,7 +117,7 @@ def _evaluate(sheet: Sheet, names: Sequence[str], sums: Array) -> dict[str, Arra
     return {name: 100.0 * metric(by_name) for name, metric in sheet.metrics.items()}
 
 
-def _resampled_sums(table: Array, resamples: int, seed: int) -> Array:
+def resampled_sums(table: Array, resamples: int, seed: int) -> Array:
     """(resamples, columns): the column sums of bootstrap samples of the rows."""
     generator = np.random.default_rng(seed)
     size = len(table)
