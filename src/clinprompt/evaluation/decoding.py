@@ -8,9 +8,10 @@ which other examples share its batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -197,7 +198,7 @@ class Decoder:
                 tokens = [flat[i] for i in part]
                 owner = torch.from_numpy(owners[part]).to(hidden.device)
                 start = first[owner, torch.tensor([t[0] for t in tokens], device=hidden.device)]
-                rest = self._continue(cache, mask, lengths, owner, tokens)
+                rest = continued(self.backbone, cache, mask, lengths, owner, tokens)
                 totals[part] = (start + rest).double().cpu().numpy()
         means = totals / np.array([len(t) for t in flat])
         bounds = np.cumsum([0, *(len(c) for c in choices)])
@@ -208,31 +209,6 @@ class Decoder:
         size = max(1, 2 * self.token_budget // max(1, context))
         for begin in range(0, len(flat), size):
             yield np.arange(begin, min(begin + size, len(flat)))
-
-    def _continue(
-        self, cache: DynamicCache, mask: Tensor, lengths: Tensor, owner: Tensor, tokens: Sequence[list[int]]
-    ) -> Tensor:
-        """Σ log p of the choice tokens after the first, given each one's context. (n,)"""
-        longest = max(len(t) for t in tokens) - 1
-        if longest == 0:
-            return torch.zeros(len(tokens), device=mask.device)
-        device, pad = mask.device, self.backbone.tokenizer.pad_token_id
-        fed = torch.tensor([t[:-1] + [pad] * (longest - len(t) + 1) for t in tokens], device=device)  # (n, c)
-        wanted = torch.tensor([t[1:] + [pad] * (longest - len(t) + 1) for t in tokens], device=device)
-        real = torch.tensor([[j < len(t) - 1 for j in range(longest)] for t in tokens], device=device)
-        copied = DynamicCache([(entry[0][owner], entry[1][owner]) for entry in cache])
-        with self.backbone.precision():
-            run = self.backbone.model.base_model(
-                input_ids=fed,
-                attention_mask=torch.cat([mask[owner], real.long()], dim=1),
-                position_ids=lengths[owner][:, None] + torch.arange(longest, device=device)[None],
-                past_key_values=copied,
-                use_cache=True,
-            )
-            logits = self.backbone.head(run.last_hidden_state[real]).float()  # (tokens, V)
-        values = torch.zeros(fed.shape, device=device)
-        values[real] = logits.log_softmax(-1).gather(1, wanted[real][:, None]).squeeze(1)
-        return values.sum(dim=1)
 
     def _continue_seq2seq(
         self, states: Tensor, mask: Tensor, owners: np.ndarray[tuple[int], np.dtype[np.int64]], tokens: list[list[int]]
@@ -253,3 +229,32 @@ class Decoder:
         real = torch.tensor([[j < len(t) for j in range(longest)] for t in tokens], device=states.device)
         totals: np.ndarray[tuple[int], np.dtype[np.float64]] = (values * real).sum(dim=1).double().cpu().numpy()
         return totals
+
+
+def continued(
+    backbone: Backbone, cache: Iterable[Any], mask: Tensor, lengths: Tensor, owner: Tensor, tokens: Sequence[list[int]]
+) -> Tensor:
+    """Σ log p of the tokens of each choice after the first, in fp32 (n,), behind the context `owner[i]` of the cache.
+
+    `cache` holds (keys, values) per layer, `mask` (B, S) says which of its columns are real, `lengths` (B,) how many.
+    """
+    longest = max(len(t) for t in tokens) - 1
+    if longest == 0:
+        return torch.zeros(len(tokens), device=mask.device)
+    device, pad = mask.device, backbone.tokenizer.pad_token_id
+    fed = torch.tensor([t[:-1] + [pad] * (longest - len(t) + 1) for t in tokens], device=device)  # (n, c)
+    wanted = torch.tensor([t[1:] + [pad] * (longest - len(t) + 1) for t in tokens], device=device)
+    real = torch.tensor([[j < len(t) - 1 for j in range(longest)] for t in tokens], device=device)
+    copied = DynamicCache([(entry[0][owner], entry[1][owner]) for entry in cache])
+    with backbone.precision():
+        run = backbone.model.base_model(
+            input_ids=fed,
+            attention_mask=torch.cat([mask[owner], real.long()], dim=1),
+            position_ids=lengths[owner][:, None] + torch.arange(longest, device=device)[None],
+            past_key_values=copied,
+            use_cache=True,
+        )
+        logits = backbone.head(run.last_hidden_state[real]).float()  # (tokens, V)
+    values = torch.zeros(fed.shape, device=device)
+    values[real] = logits.log_softmax(-1).gather(1, wanted[real][:, None]).squeeze(1)
+    return values.sum(dim=1)

@@ -116,6 +116,21 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Generated:
+    """A whole answer: `text` as the offline decoder gives it (white space at its ends removed), and its tokens.
+
+    The texts of `pieces` joined are the answer before its ends were trimmed.
+    """
+
+    text: str
+    pieces: tuple[Piece, ...]
+
+    @property
+    def finish(self) -> Finish:
+        return self.pieces[-1].finish or "length"
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """What an engine has in hand: questions being answered, questions waiting, and the most it takes."""
 
@@ -127,7 +142,8 @@ class Load:
 class Engine(Protocol):
     """Many tasks on one frozen backbone. All methods are called from one event loop.
 
-    Cancelling the task that awaits `score`, or closing the generator of `generate`, frees the question's slot.
+    Cancelling the asyncio task that awaits `answer` or `score`, or closing the generator of `generate`, frees the
+    question's slot.
     """
 
     @property
@@ -169,8 +185,12 @@ class Engine(Protocol):
         """Tokens of each text."""
         ...
 
+    async def answer(self, question: Question) -> Generated:
+        """The whole answer at once. Raises EngineBusy, EngineClosed, TaskError for a source that does not fit."""
+        ...
+
     def generate(self, question: Question) -> AsyncGenerator[Piece, None]:
-        """The answer token by token. Raises EngineBusy before the first piece, EngineClosed at any time."""
+        """The answer token by token; raises as `answer` does."""
         ...
 
     async def score(self, question: Question) -> tuple[float, ...]:
