@@ -21,6 +21,8 @@ from clinprompt.prompts.files import read_file, tensor_digest, write_atomically
 from clinprompt.tasks.definition import TaskDefinition
 
 FORMAT_VERSION = 1
+ADAPTERS = ("lora", "prefix", "full")
+"""Methods whose task files hold what is trained inside the backbone."""
 
 
 class BackboneNote(BaseModel):
@@ -58,7 +60,8 @@ class Card(BaseModel):
     position: PromptPosition
     tasks: tuple[TaskDefinition, ...]
     method: str = ""
-    mode: Literal["", "full", "vectors", "group"] = ""
+    mode: Literal["", "full", "vectors", "group", "shared"] = ""
+    adapter: dict[str, Any] = Field(default_factory=dict, description="what an adapter is besides its numbers")
     metaprompt: str = Field(default="", description="digest of the metaprompt a task file started from")
     metaprompt_path: str = Field(default="", description="file name of that metaprompt, as a hint where to look")
     parent: str = Field(default="", description="digest of the metaprompt that this one extends")
@@ -100,7 +103,8 @@ class Metaprompt:
 
 @dataclass(frozen=True)
 class TaskPrompt:
-    """One task's file: either its own prompt (l, d), or vectors u (l, r), v (d, r) on a metaprompt's P*.
+    """One task's file: its own prompt (l, d), or vectors u (l, r), v (d, r) on a metaprompt's P*, or the tensors of an
+    adapter (LoRA, prefix, all weights; `adapters.files.bank_of` applies them).
 
     `shared` is P* for vectors, found through the metaprompt when the file was loaded; it is not stored again.
     """
@@ -114,8 +118,18 @@ class TaskPrompt:
         return self.card.tasks[0]
 
     @property
+    def is_adapter(self) -> bool:
+        """Whether it holds an adapter instead of a prompt."""
+        return self.card.method in ADAPTERS
+
+    @property
     def prompt(self) -> Tensor:
-        """(l, d)."""
+        """(l, d). Raises ArtifactError for an adapter."""
+        if self.is_adapter:
+            raise ArtifactError(
+                f"the task file of {self.task.name!r} holds {self.card.method}, trained inside the backbone; it is no "
+                "soft prompt. Learn the task with --method pt or mpt for that."
+            )
         if "prompt" in self.tensors:
             return self.tensors["prompt"]
         assert self.shared is not None
@@ -174,6 +188,8 @@ def load_task(path: Path, metaprompts: list[Path] | None = None) -> TaskPrompt:
     """Read and verify a task file. Vectors need the metaprompt they were trained on: it is looked for among
     `metaprompts`, beside the file, and in the package, and accepted by digest only."""
     tensors, card = _load(path, "task")
+    if card.method in ADAPTERS:
+        return TaskPrompt({name: _tensor(tensors, name, tensor.ndim, path) for name, tensor in tensors.items()}, card)
     if "prompt" in tensors:
         return TaskPrompt({"prompt": _tensor(tensors, "prompt", 2, path)}, card)
     u, v = _tensor(tensors, "u", 2, path), _tensor(tensors, "v", 2, path)

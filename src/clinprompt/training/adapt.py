@@ -1,4 +1,4 @@
-"""Adapting to target tasks: MPT in three modes, and single-task prompt tuning as rows of the same loop.
+"""Adapting to target tasks: MPT, prompt tuning, prefix, LoRA and all weights as rows of the same loop.
 
 Every plan is one row: a task, a few-shot draw, a seed and its learning rates. Many plans train together, and each ends
 where it would have ended alone.
@@ -14,30 +14,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from clinprompt.adapters.bank import AdapterBank
+from clinprompt.adapters.files import description
 from clinprompt.backbone.model import Backbone
 from clinprompt.backbone.presets import PromptPosition
 from clinprompt.errors import TrainingError
-from clinprompt.methods.mpt import decomposed_rates, target_bank
-from clinprompt.methods.pt import prompt_bank, prompt_rates
 from clinprompt.prompts.artifact import Card, Metaprompt, TaskPrompt, backbone_note, require_backbone
-from clinprompt.prompts.bank import DecomposedBank, DirectBank
+from clinprompt.prompts.bank import Bank, DecomposedBank, PromptBank
+from clinprompt.training.banks import ON_METAPROMPT, Room, method_of, room_for, starting_bank
 from clinprompt.training.batching import TaskExamples
 from clinprompt.training.examples import answer_limit, examples_digest, prepare, sample_records
 from clinprompt.training.few_shot import draw_shots
 from clinprompt.training.learn import SourceTask, data_note, portable
-from clinprompt.training.loop import Fit, Problem, fit, prompt_loss
+from clinprompt.training.loop import Fit, Problem, fit
 from clinprompt.training.processes import Processes
 from clinprompt.training.sampling import RowSampler
 from clinprompt.training.settings import AdaptSettings
 from clinprompt.version import __version__
 
+SHARED = ("method", "mode", "lora", "prefix_length")  # settings that all rows of one training have in common
+
 
 @dataclass(frozen=True)
 class Plan:
-    """One adaptation: `settings.shots`, `.draw`, `.seed` and the learning rates may differ between plans; the loop's
-    length and batch size, the mode and the start are those of the first plan."""
+    """One adaptation: `settings.shots`, `.draw`, `.seed` and the learning rates may differ between plans; the method
+    with what shapes it (mode, LoRA, prefix) and the loop's length and batch size are those of the first plan."""
 
     target: SourceTask
     settings: AdaptSettings
@@ -61,26 +63,24 @@ def adapt(
     processes: Processes | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Adapted:
-    """Train all plans together. Without a metaprompt this is single-task prompt tuning from sampled vocabulary.
+    """Train all plans together by the method of their settings (`training.banks.method_of`).
 
-    Zero shots train nothing: the task file then holds the starting prompt. Raises TrainingError, BackboneError.
+    Of a metaprompt that its method does not start from, pt takes length and position, the others nothing. `full` holds
+    a copy of the weights per plan. Zero shots train nothing: the task file then holds the start. Raises TrainingError,
+    BackboneError.
     """
     first = _check(plans, metaprompt)
     if metaprompt is not None:
         require_backbone(metaprompt.card, backbone, "metaprompt")
-    length = metaprompt.shared.shape[0] if metaprompt else prompt_length or backbone.preset.prompt_length
-    position = metaprompt.card.position if metaprompt else backbone.preset.prompt_position
-    examples = [plan_examples(backbone, plan, length, position) for plan in plans]
-    bank: DirectBank | DecomposedBank
-    if metaprompt is None:
-        bank, rates = _free_bank(backbone, plans, length)
-    else:
-        bank, rates = _mpt_bank(backbone, metaprompt, plans, examples)
+    room = room_for(backbone, first.settings, metaprompt, prompt_length)
+    examples = [plan_examples(backbone, plan, room.length, room.position) for plan in plans]
+    bank, rates = starting_bank(backbone, room, metaprompt, [plan.settings for plan in plans], examples)
+    origin = metaprompt if room.method in ON_METAPROMPT else None
     loop = first.settings.loop
     trained = [r for r, e in enumerate(examples) if e.train]
     if not trained:
         nothing = Fit(torch.zeros(0, len(plans)), torch.full((len(plans),), math.nan), torch.zeros(len(plans)))
-        return Adapted(_task_files(backbone, metaprompt, plans, examples, bank, position, nothing), nothing)
+        return Adapted(_task_files(backbone, origin, plans, examples, bank, room, nothing), nothing)
     if len(trained) < len(plans):
         raise TrainingError("plans with zero shots train nothing; keep them apart from the others")
     problem = Problem(
@@ -95,11 +95,11 @@ def adapt(
         ),
         rates=rates,
         row_tasks=list(range(len(plans))),
-        select="bank" if first.settings.mode == "group" and metaprompt else "row",
+        select="bank" if first.settings.mode == "group" and room.method == "mpt" else "row",
     )
-    run = _identity(backbone, metaprompt, plans, examples)
+    run = _identity(backbone, origin, plans, examples, room)
     result = fit(backbone, problem, loop, checkpoint=checkpoint, run=run, processes=processes, progress=progress)
-    return Adapted(_task_files(backbone, metaprompt, plans, examples, bank, position, result), result)
+    return Adapted(_task_files(backbone, origin, plans, examples, bank, room, result), result)
 
 
 def _check(plans: Sequence[Plan], metaprompt: Metaprompt | None) -> Plan:
@@ -110,9 +110,10 @@ def _check(plans: Sequence[Plan], metaprompt: Metaprompt | None) -> Plan:
         same = {"learning_rate": 1.0, "vector_learning_rate": 1.0}
         if plan.settings.loop.model_copy(update=same) != first.settings.loop.model_copy(update=same):
             raise TrainingError("plans that train together share everything of `loop` but their learning rates")
-        if plan.settings.mode != first.settings.mode:
-            raise TrainingError("plans that train together have one mode")
-    if metaprompt is not None and first.settings.mode == "group":
+        for field in SHARED:
+            if getattr(plan.settings, field) != getattr(first.settings, field):
+                raise TrainingError(f"plans that train together have one `{field}`")
+    if method_of(first.settings, metaprompt) == "mpt" and first.settings.mode == "group":
         names = [p.target.task.name for p in plans]
         if len(set(names)) < len(names):
             raise TrainingError("a group shares one P* among different tasks; each task may be in it once")
@@ -141,42 +142,12 @@ def plan_examples(backbone: Backbone, plan: Plan, length: int, position: PromptP
     )
 
 
-def _free_bank(backbone: Backbone, plans: Sequence[Plan], length: int) -> tuple[DirectBank, dict[str, Tensor]]:
-    """Prompt tuning: each row from its own start, by its seed."""
-    rows = [prompt_bank(backbone, length, p.settings.initial, [p.settings.seed]).prompt.detach() for p in plans]
-    bank = DirectBank(torch.cat(rows))
-    return bank, prompt_rates(bank, torch.tensor([p.settings.loop.learning_rate for p in plans]))
-
-
-def _mpt_bank(
-    backbone: Backbone, metaprompt: Metaprompt, plans: Sequence[Plan], examples: Sequence[TaskExamples]
-) -> tuple[DecomposedBank, dict[str, Tensor]]:
-    mode = plans[0].settings.mode
-    starts = [
-        best_source(backbone, metaprompt, e) if p.settings.start == "best" and e.train else _named(p.settings.start)
-        for p, e in zip(plans, examples, strict=True)
-    ]
-    bank = target_bank(metaprompt, starts, mode).to(backbone.device)
-    shared = torch.tensor([p.settings.loop.learning_rate for p in plans])
-    vectors = torch.tensor([p.settings.loop.vector_learning_rate for p in plans])
-    rates = decomposed_rates(bank, shared if mode == "full" else shared[:1], vectors)
-    return bank, rates if mode != "vectors" else {name: rates[name] for name in ("u", "v")}
-
-
-def _named(start: str) -> str:
-    """Zero shots have nothing to judge the best source by: the mean then."""
-    return "mean" if start == "best" else start
-
-
-def best_source(backbone: Backbone, metaprompt: Metaprompt, examples: TaskExamples, most: int = 32) -> str:
-    """The source task whose prompt gives the target's training examples the lowest loss (as SPoT chooses)."""
-    held = examples.train[:most]
-    losses = {name: prompt_loss(backbone, held, metaprompt.prompt(name)) for name in metaprompt.names}
-    return min(losses, key=lambda name: losses[name])
-
-
 def _identity(
-    backbone: Backbone, metaprompt: Metaprompt | None, plans: Sequence[Plan], examples: Sequence[TaskExamples]
+    backbone: Backbone,
+    metaprompt: Metaprompt | None,
+    plans: Sequence[Plan],
+    examples: Sequence[TaskExamples],
+    room: Room,
 ) -> str:
     settings = []
     for plan in plans:
@@ -185,7 +156,8 @@ def _identity(
         settings.append(described)
     parts = [[e.name, examples_digest(e.train), examples_digest(e.validation)] for e in examples]
     start = metaprompt.digest if metaprompt else "vocabulary"
-    text = json.dumps([backbone.fingerprint, start, settings, parts], sort_keys=True)
+    taken = [room.method, room.length, room.position]
+    text = json.dumps([backbone.fingerprint, start, taken, settings, parts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -194,8 +166,8 @@ def _task_files(
     metaprompt: Metaprompt | None,
     plans: Sequence[Plan],
     examples: Sequence[TaskExamples],
-    bank: DirectBank | DecomposedBank,
-    position: PromptPosition,
+    bank: Bank,
+    room: Room,
     result: Fit,
 ) -> list[TaskPrompt]:
     files = []
@@ -205,10 +177,11 @@ def _task_files(
             kind="task",
             library=__version__,
             backbone=backbone_note(backbone),
-            position=position,
+            position=room.position,
             tasks=(portable(plan.target.task),),
-            method="mpt" if metaprompt else "pt",
-            mode=plan.settings.mode if metaprompt else "",
+            method=room.method,
+            mode=plan.settings.mode if room.method == "mpt" else "",
+            adapter=description(bank) if isinstance(bank, AdapterBank) else {},
             metaprompt=metaprompt.digest if metaprompt else "",
             answer_limit=(answer_limit(seen.train, plan.settings.target_reserve),),
             settings={
@@ -218,10 +191,18 @@ def _task_files(
             data=(data_note(plan.target, seen),),
             metrics={} if math.isnan(loss) else {"validation_loss": round(loss, 4)},
         )
-        if metaprompt and isinstance(bank, DecomposedBank) and plan.settings.mode == "vectors":
-            tensors = {"u": bank.u.detach()[row].cpu(), "v": bank.v.detach()[row].cpu()}
-            files.append(TaskPrompt(tensors, card, metaprompt.shared))
-        else:
-            prompt = bank.compose(torch.tensor([row], device=backbone.device)).detach()[0].cpu()
-            files.append(TaskPrompt({"prompt": prompt}, card))
+        files.append(_task_file(bank, row, card, metaprompt))
     return files
+
+
+def _task_file(bank: Bank, row: int, card: Card, metaprompt: Metaprompt | None) -> TaskPrompt:
+    """One row of a bank as a file: u and v on their metaprompt, a composed prompt, or an adapter's tensors."""
+    if isinstance(bank, AdapterBank):
+        return TaskPrompt(bank.row(row), card)
+    if isinstance(bank, DecomposedBank) and card.mode == "vectors":
+        assert metaprompt is not None
+        tensors = {"u": bank.u.detach()[row].cpu(), "v": bank.v.detach()[row].cpu()}
+        return TaskPrompt(tensors, card, metaprompt.shared)
+    prompts: PromptBank = bank  # type: ignore[assignment]
+    place = next(iter(bank.values().values())).device
+    return TaskPrompt({"prompt": prompts.compose(torch.tensor([row], device=place)).detach()[0].cpu()}, card)

@@ -91,7 +91,14 @@ def learn(
     distillation = distil_from(backbone, teachers, examples, settings, home, of_states, processes, progress)
     first = initial_prompts(backbone, length, settings.initial, [settings.seed])[0].to(backbone.device)
     start = start_of_shared(teachers, first, settings.start)
-    bank = source_bank(start, len(sources), rank=settings.rank, noise=settings.noise, seed=settings.seed)
+    bank = source_bank(
+        start,
+        len(sources),
+        rank=settings.rank,
+        noise=settings.noise,
+        seed=settings.seed,
+        decomposition=settings.decomposition,
+    )
     problem = Problem(
         bank=bank,
         tasks=examples,

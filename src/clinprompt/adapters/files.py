@@ -1,0 +1,61 @@
+"""Adapters to and from task files: the tensors of one row, and in the card what they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from clinprompt.adapters.bank import AdapterBank
+from clinprompt.adapters.full import FullBank
+from clinprompt.adapters.lora import LoraBank
+from clinprompt.adapters.prefix import PrefixBank
+from clinprompt.backbone.model import Backbone
+from clinprompt.errors import ArtifactError
+from clinprompt.prompts.artifact import TaskPrompt, require_backbone
+from clinprompt.prompts.bank import Bank, DirectBank
+
+
+def description(bank: AdapterBank) -> dict[str, Any]:
+    """What a card says of an adapter."""
+    if isinstance(bank, LoraBank):
+        targets = sorted({name.rpartition(".")[2] for name in bank.modules})
+        return {"rank": bank.rank, "alpha": bank.alpha, "targets": targets}
+    return {"length": bank.length} if isinstance(bank, PrefixBank) else {}
+
+
+def bank_of(backbone: Backbone, task: TaskPrompt) -> Bank:
+    """A bank of one row that computes as a task file says, whatever it holds.
+
+    Raises BackboneError for a file of another backbone, ArtifactError for tensors that do not fit.
+    """
+    require_backbone(task.card, backbone, f"task file of {task.task.name!r}")
+    if not task.is_adapter:
+        return DirectBank(task.prompt[None]).to(backbone.device)
+    tensors = {name: tensor[None].to(backbone.device) for name, tensor in task.tensors.items()}
+    if task.card.method == "lora":
+        return _lora(backbone, task, tensors)
+    if task.card.method == "prefix":
+        if set(tensors) != {"keys", "values"} or tensors["keys"].shape != tensors["values"].shape:
+            raise ArtifactError(_unfit(task, "keys and values of one shape are needed"))
+        return PrefixBank(tensors["keys"], tensors["values"])
+    weights = {name: weight.shape for name, weight in backbone.model.named_parameters()}
+    if {name: tensor.shape[1:] for name, tensor in tensors.items()} != weights:
+        raise ArtifactError(_unfit(task, "its weights are not those of this model"))
+    return FullBank(tensors)
+
+
+def _lora(backbone: Backbone, task: TaskPrompt, tensors: dict[str, Tensor]) -> LoraBank:
+    alpha = task.card.adapter.get("alpha")
+    if not isinstance(alpha, int | float) or not tensors:
+        raise ArtifactError(_unfit(task, "the card names no alpha, or there are no tensors"))
+    bank = LoraBank(tensors, float(alpha))
+    modules = dict(backbone.model.named_modules())
+    halves = {f"{name}.{half}" for name in bank.modules for half in ("lora_A", "lora_B")}
+    if halves != set(tensors) or not set(bank.modules) <= set(modules):
+        raise ArtifactError(_unfit(task, "its layers are not those of this model, each with lora_A and lora_B"))
+    return bank
+
+
+def _unfit(task: TaskPrompt, problem: str) -> str:
+    return f"the task file of {task.task.name!r} cannot be applied as {task.card.method}: {problem}."

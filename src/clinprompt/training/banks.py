@@ -1,0 +1,122 @@
+"""What a method trains on its targets: a bank with one row per plan, where each row starts, and its learning rates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clinprompt.adapters.full import full_bank
+from clinprompt.adapters.lora import lora_bank
+from clinprompt.adapters.prefix import prefix_bank
+from clinprompt.backbone.model import Backbone
+from clinprompt.backbone.presets import PromptPosition
+from clinprompt.errors import TrainingError
+from clinprompt.methods.mpt import OWN_SHARED, decomposed_rates, target_bank
+from clinprompt.methods.pt import prompt_bank, prompt_rates
+from clinprompt.methods.spot import spot_bank
+from clinprompt.prompts.artifact import Metaprompt
+from clinprompt.prompts.bank import Bank, DirectBank
+from clinprompt.training.batching import TaskExamples
+from clinprompt.training.loop import prompt_loss
+from clinprompt.training.settings import AdaptSettings, Method
+
+ON_METAPROMPT: tuple[Method, ...] = ("mpt", "spot")
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a method takes of every sequence: the method, `length` positions of the context, and where they stand."""
+
+    method: Method
+    length: int
+    position: PromptPosition
+
+
+def method_of(settings: AdaptSettings, metaprompt: Metaprompt | None) -> Method:
+    """The settings' method; by default mpt with a metaprompt, pt without.
+
+    Raises TrainingError when the method needs a metaprompt and there is none.
+    """
+    method = settings.method or ("pt" if metaprompt is None else "mpt")
+    if method in ON_METAPROMPT and metaprompt is None:
+        raise TrainingError(f"method {method} starts from a metaprompt; give one, or choose pt, prefix, lora or full.")
+    return method
+
+
+def room_for(
+    backbone: Backbone, settings: AdaptSettings, metaprompt: Metaprompt | None, prompt_length: int | None = None
+) -> Room:
+    """Positions that the method's prompt or prefix takes; none for lora and full.
+
+    Soft prompts have the metaprompt's length and position where there is one, pt too: they are compared.
+    """
+    method = method_of(settings, metaprompt)
+    position = metaprompt.card.position if metaprompt else backbone.preset.prompt_position
+    if method in ("lora", "full"):
+        return Room(method, 0, position)
+    if method == "prefix":
+        return Room(method, settings.prefix_length or backbone.preset.prompt_length, "front")
+    length = metaprompt.shared.shape[0] if metaprompt else prompt_length or backbone.preset.prompt_length
+    return Room(method, length, position)
+
+
+def starting_bank(
+    backbone: Backbone,
+    room: Room,
+    metaprompt: Metaprompt | None,
+    settings: Sequence[AdaptSettings],
+    examples: Sequence[TaskExamples],
+) -> tuple[Bank, dict[str, Tensor]]:
+    """The bank of a method with one row per settings, and its peak learning rates by parameter."""
+    method, first = room.method, settings[0]
+    seeds = [s.seed for s in settings]
+    rates = torch.tensor([s.loop.learning_rate for s in settings])
+    if method == "mpt":
+        assert metaprompt is not None
+        mpt = target_bank(metaprompt, _starts(backbone, metaprompt, settings, examples, "mean"), first.mode)
+        mpt = mpt.to(backbone.device)
+        vectors = torch.tensor([s.loop.vector_learning_rate for s in settings])
+        return mpt, decomposed_rates(mpt, rates if first.mode in OWN_SHARED else rates[:1], vectors)
+    if method == "spot":
+        assert metaprompt is not None
+        spot = spot_bank(metaprompt, _starts(backbone, metaprompt, settings, examples, "best")).to(backbone.device)
+        return spot, prompt_rates(spot, rates)
+    if method == "pt":
+        prompts = [prompt_bank(backbone, room.length, s.initial, [s.seed]).prompt.detach() for s in settings]
+        free = DirectBank(torch.cat(prompts))
+        return free, prompt_rates(free, rates)
+    if method == "lora":
+        lora = first.lora
+        adapter: Bank = lora_bank(backbone, seeds, rank=lora.rank, alpha=lora.alpha, targets=lora.targets)
+    elif method == "prefix":
+        adapter = prefix_bank(backbone, room.length, first.initial, seeds)
+    else:
+        adapter = full_bank(backbone, len(seeds))
+    return adapter, {name: rates.clone() for name in adapter.trainable()}
+
+
+def _starts(
+    backbone: Backbone,
+    metaprompt: Metaprompt,
+    settings: Sequence[AdaptSettings],
+    examples: Sequence[TaskExamples],
+    default: str,
+) -> list[str]:
+    """Where each row starts among the sources. Zero shots have nothing to judge the best by: the mean then."""
+    found = []
+    for one, seen in zip(settings, examples, strict=True):
+        start = one.start or default
+        if start == "best":
+            start = best_source(backbone, metaprompt, seen) if seen.train else "mean"
+        found.append(start)
+    return found
+
+
+def best_source(backbone: Backbone, metaprompt: Metaprompt, examples: TaskExamples, most: int = 32) -> str:
+    """The source task whose prompt gives the target's training examples the lowest loss."""
+    held = examples.train[:most]
+    losses = {name: prompt_loss(backbone, held, metaprompt.prompt(name)) for name in metaprompt.names}
+    return min(losses, key=lambda name: losses[name])
