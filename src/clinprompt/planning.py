@@ -30,7 +30,7 @@ from clinprompt.methods.mpt import stored_numbers
 from clinprompt.methods.pt import prompt_bank
 from clinprompt.training.batching import TaskExamples, chunks
 from clinprompt.training.sampling import SIZE_CAP
-from clinprompt.training.settings import AdaptSettings, LearnSettings, LoopSettings
+from clinprompt.training.settings import AdaptSettings, ExtendSettings, LearnSettings, LoopSettings
 
 FORMULA = "4·N per token + 4·V·d per label (training), 2·N per token (teacher states, validation)"
 
@@ -122,9 +122,7 @@ def plan_learn(backbone: Backbone, examples: Sequence[TaskExamples], length: int
     validation = _sum(_volume(e.validation[: settings.teacher.validation_limit], length) for e in examples)
     teacher = _rows(examples, length, settings.teacher)
     distilled = bool(settings.weight_logits or settings.weight_hidden)
-    shares = [min(len(e.train), SIZE_CAP) for e in examples]
-    mean = _sum(_mean(e.train, length).times(n / sum(shares)) for e, n in zip(examples, shares, strict=True))
-    source = mean.times(settings.source.batch_size * settings.source.steps)
+    source = _mixed(examples, length).times(settings.source.batch_size * settings.source.steps)
     student_flops = _training_flops(backbone, source) + _validation_flops(backbone, validation, settings.source)
     if settings.weight_logits:
         student_flops += 2 * backbone.vocabulary * width * source.labels
@@ -137,6 +135,50 @@ def plan_learn(backbone: Backbone, examples: Sequence[TaskExamples], length: int
     micro = max(settings.teacher.micro_tokens, settings.source.micro_tokens)
     held = every.labels * len(settings.layers) * width * _bytes(backbone) if distilled else 0.0
     return _estimate(backbone, examples, stages, micro, tasks * length * width, held)
+
+
+def plan_extend(
+    backbone: Backbone,
+    known: Sequence[TaskExamples],
+    fresh: Sequence[TaskExamples],
+    length: int,
+    settings: ExtendSettings,
+) -> Estimate:
+    """The stages of `learn --extend`: teachers of the new tasks, then new vectors (freeze) or all of them (replay)."""
+    replayed = list(known) if settings.keep == "replay" else []
+    tasks, width, old, loop = [*replayed, *fresh], backbone.width, len(replayed), settings.source
+    teacher = _rows(fresh, length, settings.teacher)
+    validation = _sum(_volume(e.validation[: settings.teacher.validation_limit], length) for e in fresh)
+    stages = [
+        Stage(
+            "teachers",
+            len(fresh) * length * width,
+            settings.teacher.steps,
+            round(teacher.tokens),
+            _training_flops(backbone, teacher) + _validation_flops(backbone, validation, settings.teacher),
+        )
+    ]
+    distilled = bool(settings.weight_logits or settings.weight_hidden)
+    every = _sum(_volume(e.train, length) for e in tasks)
+    if distilled:
+        stages.append(Stage("teacher states", 0, 0, round(every.tokens), 2 * body_parameters(backbone) * every.tokens))
+    shares = [(replayed, settings.replay if old else 0.0), (list(fresh), 1 - settings.replay if old else 1.0)]
+    source = _sum(_mixed(group, length).times(share * loop.batch_size * loop.steps) for group, share in shares)
+    validation = _sum(_volume(e.validation[: loop.validation_limit], length) for e in tasks)
+    flops = _training_flops(backbone, source) + _validation_flops(backbone, validation, loop)
+    if settings.weight_logits:
+        flops += 2 * backbone.vocabulary * width * source.labels
+    trained = stored_numbers("group" if old else "vectors", length, width, settings.rank, len(tasks))
+    stages.append(Stage("metaprompt", trained, loop.steps, round(source.tokens), flops))
+    held = every.labels * len(settings.layers) * width * _bytes(backbone) if distilled else 0.0
+    micro = max(settings.teacher.micro_tokens, loop.micro_tokens)
+    return _estimate(backbone, tasks, stages, micro, len(tasks) * length * width, held)
+
+
+def _mixed(examples: Sequence[TaskExamples], length: int) -> _Volume:
+    """The mean example of examples-proportional mixing."""
+    shares = [min(len(e.train), SIZE_CAP) for e in examples]
+    return _sum(_mean(e.train, length).times(n / sum(shares)) for e, n in zip(examples, shares, strict=True))
 
 
 def plan_adapt(

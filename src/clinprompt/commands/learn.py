@@ -10,15 +10,24 @@ import typer
 
 from clinprompt.commands import options as o
 from clinprompt.commands.output import duration, interval, print_json, print_table, remark, say, size, stage_bars
+from clinprompt.errors import TrainingError
 
 if TYPE_CHECKING:
     from clinprompt.backbone.model import Backbone
     from clinprompt.training.learn import Learned, SourceTask
     from clinprompt.training.settings import LearnSettings
 
+EXTENSION = "Extending a metaprompt"
+
 
 def learn(
-    suite: Annotated[str, typer.Argument(help="sample, open-clinical, open-clinical-permissive, or a suite YAML.")],
+    tasks: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SUITE",
+            help="sample, open-clinical, open-clinical-permissive, or a suite YAML. With --extend: TASK...",
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the run; the result is metaprompt.safetensors in it.")],
     teacher_steps: Annotated[int | None, typer.Option(help="Steps of the teachers.", show_default=False)] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the metaprompt.", show_default=False)] = None,
@@ -29,6 +38,31 @@ def learn(
     rank: Annotated[int | None, typer.Option(help="Of the task vectors.", show_default=False)] = None,
     limit: Annotated[int | None, typer.Option(help="Training records per source.", show_default=False)] = None,
     score: Annotated[int, typer.Option(help="Also score so many validation records of each source.")] = 0,
+    extend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METAPROMPT",
+            help="Add the TASKs to this metaprompt instead of learning one from a suite.",
+            rich_help_panel=EXTENSION,
+            show_default=False,
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            help="freeze: P* and the old tasks stay bit-equal, new u and v are learned. replay: all are trained, with "
+            "the old tasks' data. Default: freeze.",
+            rich_help_panel=EXTENSION,
+            show_default=False,
+        ),
+    ] = None,
+    old: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Task YAML or suite with data of old tasks (those of the catalog are found by name). Repeatable.",
+            rich_help_panel=EXTENSION,
+        ),
+    ] = None,
     config: o.Config = None,
     seed: Annotated[int | None, typer.Option(help="Every random choice hangs on it.", show_default=False)] = None,
     data_dir: o.DataDir = None,
@@ -52,13 +86,13 @@ def learn(
       clinprompt learn sample --out runs/sample
       clinprompt learn open-clinical --data-dir corpora --out runs/open --dry-run
       clinprompt learn my-suite.yaml --backbone llama-3.1-8b --device cuda --out runs/mine
+      clinprompt learn --extend runs/mine/metaprompt.safetensors new-task.yaml --old my-suite.yaml --out runs/more
     """
     from clinprompt import api
     from clinprompt.training.processes import current_processes
     from clinprompt.training.settings import LearnSettings
 
-    processes = current_processes()
-    model = o.ModelChoice(backbone, dtype, device, quantise, autocast).load(api.EMBEDDED)
+    choice = o.ModelChoice(backbone, dtype, device, quantise, autocast)
     overrides: dict[str, Any] = {
         "teacher.steps": teacher_steps,
         "source.steps": steps,
@@ -69,6 +103,28 @@ def learn(
         "limit": limit,
         "seed": seed,
     }
+    if extend is not None:
+        _check_extension(prompt_length, rank)
+        from clinprompt.commands.extend import Request
+        from clinprompt.commands.extend import extend as run
+
+        asked = Request(
+            extend,
+            tasks,
+            out,
+            old or (),
+            data_dir,
+            config,
+            overrides | {"keep": keep},
+            score,
+            dry_run,
+            flops_per_second,
+        )
+        run(asked, choice, as_json, quiet)
+        return
+    suite = _only_suite(tasks, keep, old)
+    processes = current_processes()
+    model = choice.load(api.EMBEDDED)
     settings = api.settings_for(LearnSettings, model.preset, config, overrides)
     sources = api.source_tasks(suite, data_dir)
     if dry_run:
@@ -82,6 +138,22 @@ def learn(
     if processes.main:
         remark(f"done in {duration(time.monotonic() - began)}", quiet or as_json)
         _report(model, learned, sources, out, score, as_json)
+
+
+def _check_extension(prompt_length: int | None, rank: int | None) -> None:
+    if prompt_length is not None or rank is not None:
+        raise TrainingError("--prompt-length and --rank: with --extend they are the metaprompt's; leave them out.")
+
+
+def _only_suite(names: list[str], keep: str | None, old: list[str] | None) -> str:
+    if keep is not None or old:
+        raise TrainingError("--keep and --old belong to --extend METAPROMPT.")
+    if len(names) > 1:
+        raise TrainingError(
+            "one suite is learned from. Several tasks: list them as `sources` in a suite YAML, or add them to a "
+            "metaprompt with --extend METAPROMPT."
+        )
+    return names[0]
 
 
 def _plan(model: Backbone, sources: list[SourceTask], settings: LearnSettings, rate: float | None, json: bool) -> None:

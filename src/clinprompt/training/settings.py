@@ -97,8 +97,8 @@ class LearnSettings(BaseModel):
 
 
 class ExtendSettings(LearnSettings):
-    """New source tasks beside those of a metaprompt. Prompt length, position, rank, reserve and window are the
-    parent's whatever stands here. All of it is our choice: the papers learn a metaprompt once."""
+    """New source tasks beside those of a metaprompt. Prompt length, position, rank, reserve, window and the start
+    of P* and the vectors are the parent's whatever stands here. Our choice: the papers learn a metaprompt once."""
 
     keep: Literal["freeze", "replay"] = Field(
         default="freeze",
