@@ -18,6 +18,7 @@ class AdapterBank:
     """
 
     mixes = True
+    adapts = True
     length = 0
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:

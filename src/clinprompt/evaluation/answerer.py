@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-import torch
 from torch import Tensor
 
+from clinprompt.adapters.files import bank_of
 from clinprompt.backbone.model import Backbone
 from clinprompt.backbone.presets import PromptPosition
 from clinprompt.evaluation.decoding import Decoder
-from clinprompt.evaluation.predict import DEFAULT_ANSWER_LIMIT, answer_records, predict
+from clinprompt.evaluation.predict import DEFAULT_ANSWER_LIMIT, answer_records, as_bank, predict
 from clinprompt.prompts.artifact import Card, Metaprompt, TaskPrompt, require_backbone
+from clinprompt.prompts.bank import Bank
 from clinprompt.records import Record
 from clinprompt.tasks.codec import Prediction
 from clinprompt.tasks.definition import TaskDefinition
@@ -24,11 +25,11 @@ DEFAULT_RESERVE = 256  # tokens kept free for an answer, where no card says othe
 
 @dataclass(frozen=True)
 class Answerer:
-    """A task, its prompt (l, d) or None for zero-shot, and how long an answer may be."""
+    """A task, its prompt (l, d), bank (first row) or None for zero-shot, and how long an answer may be."""
 
     backbone: Backbone
     task: TaskDefinition
-    prompt: Tensor | None
+    prompt: Tensor | Bank | None
     position: PromptPosition = "start"
     limit: int = DEFAULT_ANSWER_LIMIT
     reserve: int = DEFAULT_RESERVE
@@ -58,18 +59,19 @@ class Answerer:
 
     def ready(self) -> Callable[[Sequence[Record]], list[Prediction]]:
         """What answers one portion of records after another; the prompt's keys and values are computed once for all."""
-        prompt = torch.zeros(0, self.backbone.width) if self.prompt is None else self.prompt
-        decoder = Decoder(self.backbone, prompt[None].to(self.backbone.device), self.position)
-        codec = task_codec(self.backbone, self.task, len(prompt), self.reserve, self.window)
+        bank = as_bank(self.backbone, self.prompt)
+        decoder = Decoder(self.backbone, bank, self.position)
+        codec = task_codec(self.backbone, self.task, bank.length, self.reserve, self.window)
         return lambda records: answer_records(decoder, codec, self.task, records, self.limit)
 
 
 def of_task(backbone: Backbone, artifact: TaskPrompt, task: TaskDefinition | None = None) -> Answerer:
     """A task file as answerer; `task` replaces the definition in its card (another corpus of the same type)."""
-    require_backbone(artifact.card, backbone, f"task file of {artifact.task.name!r}")
+    learned = bank_of(backbone, artifact)
     card = artifact.card
     limit = card.answer_limit[0] if card.answer_limit else DEFAULT_ANSWER_LIMIT
-    return Answerer(backbone, task or artifact.task, artifact.prompt, card.position, limit, *_room(card))
+    prompt = learned if artifact.is_adapter else artifact.prompt
+    return Answerer(backbone, task or artifact.task, prompt, card.position, limit, *_room(card))
 
 
 def of_source(backbone: Backbone, metaprompt: Metaprompt, name: str, task: TaskDefinition | None = None) -> Answerer:

@@ -1,6 +1,6 @@
-"""Answers from a frozen backbone under soft prompts: greedy generation and likelihood of closed choices.
+"""Answers from a frozen backbone under soft prompts or adapters: greedy generation and likelihood of closed choices.
 
-Mixed-task batches are the normal case: every example names the prompt it is read under. Examples are sorted by length,
+Mixed-task batches are the normal case: every example names the row it is read under. Examples are sorted by length,
 cut into chunks of at most `token_budget` tokens, and answered in any order; results come back in the caller's order.
 Padding stands behind the text and is masked, and positions count real tokens only, so an answer does not depend on
 which other examples share its batch.
@@ -9,6 +9,7 @@ which other examples share its batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -20,10 +21,11 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from clinprompt.backbone.encoding import Encoded, target_tokens
-from clinprompt.backbone.injection import collate, inject, seq2seq_inputs
+from clinprompt.backbone.injection import collate, inject, prefix_states, seq2seq_inputs
 from clinprompt.backbone.model import Backbone
 from clinprompt.backbone.prefix_cache import PrefixCache
 from clinprompt.backbone.presets import PromptPosition
+from clinprompt.prompts.bank import Bank, DirectBank, PromptBank
 
 Progress = Callable[[int], None]
 TOKEN_BUDGET = 8192
@@ -31,16 +33,18 @@ TOKEN_BUDGET = 8192
 
 @dataclass
 class Decoder:
-    """A backbone with named prompts, ready to answer. `prompts` is (R, l, d); examples refer to its rows."""
+    """A backbone with what was learned for it, ready to answer. `prompts`: (R, l, d) or a bank of R rows."""
 
     backbone: Backbone
-    prompts: Tensor
+    prompts: Tensor | Bank
     position: PromptPosition = "start"
     token_budget: int = TOKEN_BUDGET
     cached: bool = True  # prompt keys/values from the prefix cache; False recomputes them with every batch
 
     def __post_init__(self) -> None:
         self._cache = PrefixCache(self.backbone)
+        given = self.prompts
+        self._bank: Bank = DirectBank(given).to(self.backbone.device) if isinstance(given, Tensor) else given
 
     @torch.inference_mode()
     def generate(
@@ -48,7 +52,7 @@ class Decoder:
     ) -> list[str]:
         """Greedy answers of at most `limit` tokens."""
         answers: list[str] = [""] * len(examples)
-        for chunk in self._chunks(examples, extra=limit):
+        for chunk in self._chunks(examples, rows, extra=limit):
             ids = self._generate_chunk([examples[i] for i in chunk], [rows[i] for i in chunk], limit)
             texts = self.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)
             for index, text in zip(chunk, texts, strict=True):
@@ -68,7 +72,7 @@ class Decoder:
         """Mean log-likelihood per token (EOS included) of every choice of every example."""
         scores: list[tuple[float, ...]] = [()] * len(examples)
         ids = [target_tokens(self.backbone, list(options)) for options in choices]
-        for chunk in self._chunks(examples, extra=8):
+        for chunk in self._chunks(examples, rows, extra=8):
             part = [examples[i] for i in chunk]
             found = self._score_chunk(part, [rows[i] for i in chunk], [ids[i] for i in chunk])
             for index, values in zip(chunk, found, strict=True):
@@ -79,65 +83,83 @@ class Decoder:
 
     # -- batching ---------------------------------------------------------------------------------------------------
 
-    def _chunks(self, examples: Sequence[Encoded], extra: int) -> Iterator[list[int]]:
-        """Indices of similar length, at most `token_budget` padded tokens together.
+    def _chunks(self, examples: Sequence[Encoded], rows: Sequence[int], extra: int) -> Iterator[list[int]]:
+        """Indices of similar length, at most `token_budget` padded tokens together; of one row where rows cannot mix.
 
         With sliding-window layers only equal lengths share a batch: padding between text and answer would push text
         out of a window that is counted in cache slots.
         """
-        order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
+        apart = [0 if self._bank.mixes else row for row in rows]
+        order = sorted(range(len(examples)), key=lambda i: (apart[i], len(examples[i].ids)))
         equal = self.backbone.sliding_window is not None
         chunk: list[int] = []
         for index in order:
-            size = len(examples[index].ids) + self.prompts.shape[1] + extra
+            size = len(examples[index].ids) + self._bank.length + extra
             full = (len(chunk) + 1) * size > self.token_budget
             differs = equal and chunk and len(examples[chunk[0]].ids) != len(examples[index].ids)
-            if chunk and (full or differs):
+            if chunk and (full or differs or apart[chunk[0]] != apart[index]):
                 yield chunk
                 chunk = []
             chunk.append(index)
         if chunk:
             yield chunk
 
+    def _inside(self, rows: Sequence[int]) -> AbstractContextManager[object]:
+        """The backbone as examples of these rows see it; nothing to do for prompts, which are in the cache by then."""
+        return self._bank.applied(self.backbone, rows) if self._bank.adapts else nullcontext()
+
     def _prefill(self, examples: Sequence[Encoded], rows: Sequence[int]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
-        """Read prompts and texts. Returns last hidden states (B, d), the cache, its mask (B, S), lengths (B,)."""
-        prompts = self.prompts[list(rows)].to(self.backbone.device)
-        if self.cached and self.position != "end" and prompts.shape[1]:
-            cache, done = self._cache.stack([self.prompts[r] for r in rows], self.position)
+        """Read prompts and texts. Returns next-token logits (B, V), the cache, its mask (B, S), lengths (B,)."""
+        if self.cached and not self._bank.adapts and self.position != "end" and self._bank.length:
+            cache, done = self._cache.stack(self._prompts(rows), self.position)
             skip = examples[0].insert_at  # BOS is in the cached prefix
             batch = collate(self.backbone, [Encoded(e.ids[skip:], e.context - skip, 0) for e in examples])
-            embeddings = self.backbone.embed(batch.ids)
-            lengths = batch.lengths
-        else:
-            cache, done = DynamicCache(), 0
+            return self._read(self.backbone.embed(batch.ids), batch.lengths, cache, done)
+        with self._bank.applied(self.backbone, rows) as prompts:
+            before = prefix_states(self.backbone)
+            done = 0 if before is None else before.get_seq_length()
             batch = collate(self.backbone, examples)
             embeddings = inject(self.backbone.embed(batch.ids), prompts, batch.insert_at)
             lengths = batch.lengths + prompts.shape[1]
+            return self._read(embeddings, lengths, DynamicCache() if before is None else before, done)
+
+    def _prompts(self, rows: Sequence[int]) -> list[Tensor]:
+        """The prompt (l, d) of each row; every distinct one is composed once."""
+        bank: PromptBank = self._bank  # type: ignore[assignment]
+        distinct = sorted(set(rows))
+        composed = bank.compose(torch.tensor(distinct, device=self.backbone.device))
+        found = dict(zip(distinct, composed, strict=True))
+        return [found[row] for row in rows]
+
+    def _read(
+        self, embeddings: Tensor, lengths: Tensor, cache: DynamicCache, done: int
+    ) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
+        """Texts (B, S, d) of `lengths` behind the `done` positions in the cache; as `_prefill`."""
+        count = len(embeddings)
         place = torch.arange(embeddings.shape[1], device=embeddings.device)[None]
-        mask = torch.cat([torch.ones(len(examples), done, device=place.device), place < lengths[:, None]], dim=1).long()
+        mask = torch.cat([torch.ones(count, done, device=place.device), place < lengths[:, None]], dim=1).long()
         with self.backbone.precision():
             run = self.backbone.model.base_model(
                 inputs_embeds=embeddings,
                 attention_mask=mask,
-                position_ids=(done + place).expand(len(examples), -1),
+                position_ids=(done + place).expand(count, -1),
                 past_key_values=cache,
                 use_cache=True,
             )
-        last = run.last_hidden_state[torch.arange(len(examples)), lengths - 1]
-        return last, run.past_key_values, mask, lengths + done
+            logits = self.backbone.head(run.last_hidden_state[torch.arange(count), lengths - 1])
+        return logits, run.past_key_values, mask, lengths + done
 
     # -- generation -------------------------------------------------------------------------------------------------
 
     def _generate_chunk(self, examples: Sequence[Encoded], rows: Sequence[int], limit: int) -> list[list[int]]:
         if self.backbone.kind == "seq2seq":
             return self._generate_seq2seq(examples, rows, limit)
-        hidden, cache, mask, positions = self._prefill(examples, rows)
+        logits, cache, mask, positions = self._prefill(examples, rows)
         answers: list[list[int]] = [[] for _ in examples]
-        alive = torch.arange(len(examples), device=hidden.device)
-        ends = torch.tensor(self.backbone.end_ids, device=hidden.device)
+        alive = torch.arange(len(examples), device=logits.device)
+        ends = torch.tensor(self.backbone.end_ids, device=logits.device)
         for step in range(limit):
-            with self.backbone.precision():
-                chosen = self.backbone.head(hidden).argmax(dim=-1)
+            chosen = logits.argmax(dim=-1)
             going = ~torch.isin(chosen, ends)
             if not bool(going.all()):
                 keep = going.nonzero().squeeze(1)
@@ -148,7 +170,7 @@ class Decoder:
             if not len(alive) or step == limit - 1:
                 break
             mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-            with self.backbone.precision():
+            with self._inside([rows[i] for i in alive.tolist()]), self.backbone.precision():
                 run = self.backbone.model.base_model(
                     input_ids=chosen[:, None],
                     attention_mask=mask,
@@ -156,19 +178,20 @@ class Decoder:
                     past_key_values=cache,
                     use_cache=True,
                 )
-            cache, hidden, positions = run.past_key_values, run.last_hidden_state[:, -1], positions + 1
+                logits = self.backbone.head(run.last_hidden_state[:, -1])
+            cache, positions = run.past_key_values, positions + 1
         return answers
 
     def _encode_seq2seq(self, examples: Sequence[Encoded], rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         batch = collate(self.backbone, examples)
-        embeddings, mask = seq2seq_inputs(self.backbone, batch, self.prompts[list(rows)].to(self.backbone.device))
-        with self.backbone.precision():
+        with self._bank.applied(self.backbone, rows) as prompts, self.backbone.precision():
+            embeddings, mask = seq2seq_inputs(self.backbone, batch, prompts)
             encoded = self.backbone.model.get_encoder()(inputs_embeds=embeddings, attention_mask=mask)
         return encoded.last_hidden_state, mask
 
     def _generate_seq2seq(self, examples: Sequence[Encoded], rows: Sequence[int], limit: int) -> list[list[int]]:
         states, mask = self._encode_seq2seq(examples, rows)
-        with self.backbone.precision():
+        with self._inside(rows), self.backbone.precision():
             ids = self.backbone.model.generate(
                 encoder_outputs=BaseModelOutput(last_hidden_state=states),
                 attention_mask=mask,
@@ -189,16 +212,17 @@ class Decoder:
         if self.backbone.kind == "seq2seq":
             states, mask = self._encode_seq2seq(examples, rows)
             for part in self._parts(flat, int(states.shape[1])):
-                totals[part] = self._continue_seq2seq(states, mask, owners[part], [flat[i] for i in part])
+                with self._inside([rows[i] for i in owners[part]]):
+                    totals[part] = self._continue_seq2seq(states, mask, owners[part], [flat[i] for i in part])
         else:
-            hidden, cache, mask, lengths = self._prefill(examples, rows)
-            with self.backbone.precision():
-                first = self.backbone.head(hidden).float().log_softmax(-1)  # (B, V)
+            logits, cache, mask, lengths = self._prefill(examples, rows)
+            first = logits.float().log_softmax(-1)  # (B, V)
             for part in self._parts(flat, int(mask.shape[1])):
                 tokens = [flat[i] for i in part]
-                owner = torch.from_numpy(owners[part]).to(hidden.device)
-                start = first[owner, torch.tensor([t[0] for t in tokens], device=hidden.device)]
-                rest = continued(self.backbone, cache, mask, lengths, owner, tokens)
+                owner = torch.from_numpy(owners[part]).to(first.device)
+                start = first[owner, torch.tensor([t[0] for t in tokens], device=first.device)]
+                with self._inside([rows[i] for i in owners[part]]):
+                    rest = continued(self.backbone, cache, mask, lengths, owner, tokens)
                 totals[part] = (start + rest).double().cpu().numpy()
         means = totals / np.array([len(t) for t in flat])
         bounds = np.cumsum([0, *(len(c) for c in choices)])

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from clinprompt.adapters.files import bank_of
 from clinprompt.backbone.encoding import encode
 from clinprompt.backbone.model import Backbone
 from clinprompt.backbone.presets import PromptPosition
 from clinprompt.evaluation.decoding import Decoder
 from clinprompt.prompts.artifact import TaskPrompt
+from clinprompt.prompts.bank import Bank, DirectBank
 from clinprompt.records import Record
 from clinprompt.tasks.codec import Codec, Example, Output, Prediction
 from clinprompt.tasks.definition import TaskDefinition
@@ -25,7 +27,7 @@ def predict(
     backbone: Backbone,
     task: TaskDefinition,
     records: Sequence[Record],
-    prompt: Tensor | None,
+    prompt: Tensor | Bank | None,
     *,
     position: PromptPosition = "start",
     limit: int = DEFAULT_ANSWER_LIMIT,
@@ -33,14 +35,22 @@ def predict(
     window: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Prediction]:
-    """Predictions for records, in order; gold is hidden from the model. `prompt` (l, d), None for zero-shot.
+    """Predictions for records, in order; gold is hidden from the model. `prompt` (l, d), a bank's first row, or None
+    for zero-shot.
 
     Closed answers are chosen by likelihood, others generated with at most `limit` tokens per window.
     """
-    prompts = (torch.zeros(0, backbone.width) if prompt is None else prompt)[None].to(backbone.device)
-    decoder = Decoder(backbone, prompts, position)
-    codec = task_codec(backbone, task, prompts.shape[1], reserve, window)
+    bank = as_bank(backbone, prompt)
+    decoder = Decoder(backbone, bank, position)
+    codec = task_codec(backbone, task, bank.length, reserve, window)
     return answer_records(decoder, codec, task, records, limit, progress)
+
+
+def as_bank(backbone: Backbone, prompt: Tensor | Bank | None) -> Bank:
+    """A bank as it is, a prompt (l, d) as a bank of one row, nothing as a prompt of no length."""
+    if prompt is None:
+        prompt = torch.zeros(0, backbone.width)
+    return DirectBank(prompt[None]).to(backbone.device) if isinstance(prompt, Tensor) else prompt
 
 
 def answer_records(
@@ -51,7 +61,7 @@ def answer_records(
     limit: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Prediction]:
-    """Records through codec, decoder (its first prompt) and codec again, in order; gold is hidden from the model."""
+    """Records through codec, decoder (its first row) and codec again, in order; gold is hidden from the model."""
     hidden = [blind(task, record) for record in records]
     rendered = [codec.render(record) for record in hidden]
     flat = [example for examples in rendered for example in examples]
@@ -107,7 +117,7 @@ def predict_task(
         backbone,
         artifact.task,
         records,
-        artifact.prompt,
+        bank_of(backbone, artifact),
         position=card.position,
         limit=card.answer_limit[0] if card.answer_limit else DEFAULT_ANSWER_LIMIT,
         reserve=int(card.settings.get("target_reserve", 256)),

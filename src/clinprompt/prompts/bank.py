@@ -39,6 +39,11 @@ class Bank(Protocol):
         """Whether one batch may hold examples of several rows."""
         ...
 
+    @property
+    def adapts(self) -> bool:
+        """Whether the backbone itself computes differently; then a prompt's keys and values are not its alone."""
+        ...
+
     def applied(
         self, backbone: Backbone, rows: Sequence[int], tasks: Sequence[int] | None = None
     ) -> AbstractContextManager[Tensor]:
@@ -80,6 +85,7 @@ class PromptBank(Bank, Protocol):
 
 class _Bank(nn.Module, ABC):
     mixes = True
+    adapts = False
 
     @abstractmethod
     def compose(self, rows: Tensor) -> Tensor:
