@@ -81,7 +81,19 @@ def score(
     The interval is the 2.5th to 97.5th percentile over `resamples` bootstrap samples of records (0: none, the bounds
     equal the value). Raises TaskError for an unknown metric, no records, or predictions for other records.
     """
+    return score_of(task, sheet_of(task, gold, predictions), resamples=resamples, seed=seed)
+
+
+def score_of(task: TaskDefinition, sheet: Sheet, *, resamples: int = 1000, seed: int = 0) -> dict[str, Score]:
+    """All metrics of a sheet, the headline first; see `score`."""
     first = headline(task)
+    scores = bootstrap(sheet, resamples=resamples, seed=seed)
+    return {first: scores[first]} | scores
+
+
+def sheet_of(task: TaskDefinition, gold: Sequence[Record], predictions: Sequence[Prediction]) -> Sheet:
+    """What every record contributes to the metrics. Raises TaskError as `score` does."""
+    headline(task)
     if not gold:
         raise TaskError(f"task {task.name}: no records to score.")
     if len(gold) != len(predictions):
@@ -95,8 +107,24 @@ def score(
     sheet = _SHEETS[task.type](task, gold, predictions)
     if "bertscore" in task.metrics:
         sheet.add_mean("bertscore", bert_scores(summaries(gold, predictions), task.language))
-    scores = bootstrap(sheet, resamples=resamples, seed=seed)
-    return {first: scores[first]} | scores
+    return sheet
+
+
+def contributions(task: TaskDefinition, sheet: Sheet) -> list[tuple[int, int, int]] | list[float]:
+    """What each record adds to the headline, so that two methods can be resampled together.
+
+    (true positives, false positives, false negatives) where it is an F1 (or precision or recall) over the records, else
+    the record's own score in 0..1. Macro-F1 is no sum over records: whether the record is right stands for it.
+    """
+    name = headline(task)
+    prefix = name.partition("_")[0]
+    if f"{prefix}:hit" in sheet.columns:
+        hit, predicted, gold = (sheet.columns[f"{prefix}:{part}"] for part in ("hit", "predicted", "gold"))
+        return [(int(h), int(p - h), int(g - h)) for h, p, g in zip(hit, predicted, gold, strict=True)]
+    column = "accuracy" if name == "macro_f1" else name
+    if column not in sheet.columns:
+        raise TaskError(f"task {task.name}: {name} is no sum over records; name another metric first in `metrics`.")
+    return [round(min(1.0, max(0.0, float(value))), 6) for value in sheet.columns[column]]
 
 
 def bootstrap(sheet: Sheet, *, resamples: int, seed: int) -> dict[str, Score]:
