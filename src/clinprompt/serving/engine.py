@@ -8,9 +8,11 @@ way is answered to the end as it was when they were asked.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from clinprompt.errors import ClinpromptError
 from clinprompt.evaluation.predict import DEFAULT_ANSWER_LIMIT
@@ -19,6 +21,7 @@ from clinprompt.tasks.codec import Codec
 from clinprompt.tasks.definition import TaskDefinition
 
 Finish = Literal["stop", "length"]
+T = TypeVar("T")
 
 
 class EngineBusy(ClinpromptError):
@@ -31,6 +34,10 @@ class EngineBusy(ClinpromptError):
 
 class EngineClosed(ClinpromptError):
     """The engine takes no more questions, or ended before it could answer one."""
+
+
+class EngineFailed(ClinpromptError):
+    """A defect or a shortage (memory) while a question was answered; others may have been spared."""
 
 
 class UnknownTask(ClinpromptError):
@@ -132,11 +139,30 @@ class Generated:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What an engine has in hand: questions being answered, questions waiting, and the most it takes."""
+    """What an engine has in hand: questions being answered, questions waiting, and the most that may wait; and what it
+    has done so far: tokens read (prompts not counted), tokens written, forward passes."""
 
     running: int
     waiting: int
     capacity: int
+    tokens_read: int = 0
+    tokens_written: int = 0
+    passes: int = 0
+
+
+class Desk:
+    """One thread for a tokenizer: rendering, parsing and counting go there, because tokenizers are not to be used by
+    two threads at once and the event loop is not to wait for them."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clinprompt-desk")
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """The result of `work`, done in its turn."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 class Engine(Protocol):
@@ -162,6 +188,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def desk(self) -> Desk:
+        """Where its tasks' codecs and its tokenizer are used."""
+        ...
+
+    @property
     def constrains(self) -> bool:
         """Whether constraints of questions are honoured."""
         ...
@@ -181,8 +212,8 @@ class Engine(Protocol):
         """Stop serving a task; questions under way are answered. Raises UnknownTask."""
         ...
 
-    async def lengths(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text."""
+    def length(self, text: str) -> int:
+        """Tokens of a text; to be called at the desk."""
         ...
 
     async def answer(self, question: Question) -> Generated:

@@ -1,0 +1,327 @@
+"""The thread that runs the model: questions join the batch between two steps and leave it when they are answered.
+
+A step appends one token to every answer under way, whatever their tasks. Between steps, waiting questions are read
+together (at most `read_tokens` padded tokens at a time) and join; closed choices are scored from what was read and
+never join. A question that comes to an idle engine waits up to `wait_seconds` for company.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from asyncio import AbstractEventLoop
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clinprompt.backbone.model import Backbone
+from clinprompt.evaluation.decoding import continued
+from clinprompt.serving.choosing import choose_token
+from clinprompt.serving.detokenizing import Detokenizer, Stopper
+from clinprompt.serving.engine import EngineBusy, EngineClosed, EngineFailed, Finish, Load, Piece, Question
+from clinprompt.serving.rows import Read, Reading, Rows, read
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """Sizes of the batch. Defaults are ours, for a small model on a CPU or an 8B model on one GPU.
+
+    rows: answers under way at once; tokens: their places in keys and values, answers not written yet included;
+    read_tokens: padded tokens read in one pass; waiting: questions in the queue; wait_seconds: how long a question that
+    comes to an idle engine waits for company.
+    """
+
+    rows: int = 64
+    tokens: int = 65_536
+    read_tokens: int = 8_192
+    waiting: int = 4_096
+    wait_seconds: float = 0.002
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A question under way. `tell` is called in `loop` with pieces, a result (token ids and log-probabilities, or
+    scores), or an error; nothing follows a result or an error."""
+
+    question: Question
+    reading: Reading
+    choices: list[list[int]]
+    limit: int
+    loop: AbstractEventLoop
+    tell: Callable[[Any], None]
+    streams: bool = False
+    arrived: float = 0.0
+    cancelled: bool = False
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish: Finish | None = None
+    words: Detokenizer | None = None
+    stopper: Stopper | None = None
+    generator: torch.Generator | None = None
+    pending: float = 0.0  # log-probability of tokens whose text is held back
+
+    @property
+    def places(self) -> int:
+        """Keys and values it may come to hold."""
+        return self.reading.length + self.limit
+
+
+@dataclass(frozen=True)
+class Written:
+    """A whole answer: token ids without the end, log-probabilities with it, and what ended it."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish: Finish
+
+
+class Batcher:
+    """Owner of the model while it serves. `submit`, `cancel`, `call` and `load` may be called from any thread."""
+
+    def __init__(self, backbone: Backbone, limits: BatchLimits) -> None:
+        self._backbone, self._tokenizer, self.limits = backbone, backbone.tokenizer, limits
+        self._ends = frozenset(backbone.end_ids)
+        self._changed = threading.Condition()
+        self._waiting: deque[Ticket] = deque()
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._closing = False
+        self._rows = Rows(backbone)
+        self._active: list[Ticket] = []
+        self._news: list[tuple[Ticket, Any]] = []
+        self._counts = {"read": 0, "written": 0, "passes": 0}
+        self._busy = 0  # questions taken from the queue and not in the batch (being read)
+        self._thread = threading.Thread(target=self._run, name="clinprompt-model", daemon=True)
+        self._thread.start()
+
+    # -- called from outside ----------------------------------------------------------------------------------------
+
+    def submit(self, ticket: Ticket) -> None:
+        """Queue a question. Raises EngineBusy or EngineClosed."""
+        with self._changed:
+            if self._closing:
+                raise EngineClosed("the engine is closing and takes no more questions.")
+            if len(self._waiting) >= self.limits.waiting:
+                raise EngineBusy
+            ticket.arrived = time.monotonic()
+            self._waiting.append(ticket)
+            self._changed.notify()
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Forget a question: it leaves the queue now, or the batch before its next step."""
+        with self._changed:
+            ticket.cancelled = True
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
+
+    def call(self, work: Callable[[], None]) -> None:
+        """Run something in the model's thread, between two steps."""
+        with self._changed:
+            if self._closing:
+                raise EngineClosed("the engine is closing.")
+            self._jobs.append(work)
+            self._changed.notify()
+
+    def load(self) -> Load:
+        with self._changed:
+            counts = self._counts
+            running = len(self._active) + self._busy
+            return Load(
+                running, len(self._waiting), self.limits.waiting, counts["read"], counts["written"], counts["passes"]
+            )
+
+    def close(self) -> None:
+        """Answer all that was accepted, then end the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    # -- the thread -------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _run(self) -> None:
+        while self._work_there():
+            taken: list[Ticket] = []
+            try:
+                self._do_jobs()
+                self._drop_cancelled()
+                taken = self._take()
+                if taken:
+                    self._read(taken)
+                if self._active:
+                    self._step()
+            except Exception as error:
+                self._fail([*taken, *self._active], error)
+            self._busy = 0
+            self._publish()
+
+    def _work_there(self) -> bool:
+        """Wait for work; False when closing and nothing is left."""
+        with self._changed:
+            while not (self._waiting or self._active or self._jobs):
+                if self._closing:
+                    return False
+                self._changed.wait()
+            if self._waiting and not self._active and not self._closing:
+                until = self._waiting[0].arrived + self.limits.wait_seconds
+                while len(self._waiting) < self.limits.rows and (left := until - time.monotonic()) > 0:
+                    self._changed.wait(left)
+            return True
+
+    def _do_jobs(self) -> None:
+        while True:
+            with self._changed:
+                if not self._jobs:
+                    return
+                job = self._jobs.popleft()
+            job()
+
+    def _drop_cancelled(self) -> None:
+        for row in reversed(range(len(self._active))):
+            if self._active[row].cancelled:
+                self._leave(row)
+
+    def _take(self) -> list[Ticket]:
+        """The questions to read now: in order of arrival, as many as rows, places and one pass allow."""
+        places = sum(ticket.places for ticket in self._active)
+        free, longest = self.limits.rows - len(self._active), 0
+        taken: list[Ticket] = []
+        with self._changed:
+            while self._waiting and free > 0:
+                ticket = self._waiting[0]
+                longest = max(longest, ticket.reading.read)
+                places += ticket.places
+                pass_full = bool(taken) and longest * (len(taken) + 1) > self.limits.read_tokens
+                batch_full = places > self.limits.tokens and bool(taken or self._active)
+                if pass_full or batch_full:
+                    break
+                taken.append(self._waiting.popleft())
+                free -= 1
+            self._busy = len(taken)
+        return taken
+
+    def _read(self, taken: Sequence[Ticket]) -> None:
+        found = read(self._backbone, [ticket.reading for ticket in taken])
+        with self._backbone.precision():
+            logits = self._backbone.head(found.hidden)
+        self._counts["passes"] += 1
+        self._counts["read"] += sum(ticket.reading.read for ticket in taken)
+        closed = [i for i, ticket in enumerate(taken) if ticket.choices]
+        if closed:
+            self._score(found, logits, closed, [taken[i] for i in closed])
+        open_ = [i for i, ticket in enumerate(taken) if not ticket.choices]
+        if open_:
+            self._choose(logits[open_], [taken[i] for i in open_])
+            going = [i for i in open_ if taken[i].finish is None]
+            if going:
+                self._rows.join(found, going)
+                self._active += [taken[i] for i in going]
+
+    def _step(self) -> None:
+        hidden = self._rows.step([ticket.ids[-1] for ticket in self._active])
+        with self._backbone.precision():
+            logits = self._backbone.head(hidden)
+        self._counts["passes"] += 1
+        self._choose(logits, self._active)
+        for row in reversed(range(len(self._active))):
+            if self._active[row].finish is not None:
+                self._leave(row)
+
+    def _leave(self, row: int) -> None:
+        self._rows.leave(row)
+        last = self._active.pop()
+        if row < len(self._active):
+            self._active[row] = last
+
+    # -- answers ----------------------------------------------------------------------------------------------------
+
+    def _choose(self, logits: Tensor, tickets: Sequence[Ticket]) -> None:
+        """The next token of each answer, from logits (n, V)."""
+        tokens = logits.argmax(dim=-1).tolist()
+        logits = logits.float()
+        totals = logits.logsumexp(dim=-1)
+        for row, ticket in enumerate(tickets):
+            question = ticket.question
+            if question.constraint is not None or question.sampling.temperature > 0:
+                tokens[row] = choose_token(logits[row], ticket, self._tokenizer, self._ends)
+        places = torch.tensor(tokens, device=logits.device)[:, None]
+        logprobs = (logits.gather(1, places).squeeze(1) - totals).tolist()
+        self._counts["written"] += len(tickets)
+        for ticket, token, logprob in zip(tickets, tokens, logprobs, strict=True):
+            self._write(ticket, token, logprob)
+
+    def _write(self, ticket: Ticket, token: int, logprob: float) -> None:
+        ticket.logprobs.append(logprob)
+        ended = token in self._ends
+        if not ended:
+            ticket.ids.append(token)
+        if ended or len(ticket.ids) >= ticket.limit:
+            ticket.finish = "stop" if ended else "length"
+        if ticket.streams or ticket.question.stop:
+            self._tell_text(ticket, None if ended else token, logprob)
+        if ticket.finish is not None and not ticket.streams:
+            self._news.append((ticket, Written(tuple(ticket.ids), tuple(ticket.logprobs), ticket.finish)))
+
+    def _tell_text(self, ticket: Ticket, token: int | None, logprob: float) -> None:
+        if ticket.words is None or ticket.stopper is None:
+            ticket.words, ticket.stopper = Detokenizer(self._tokenizer), Stopper(ticket.question.stop)
+        text = ticket.words.push(token) if token is not None else ""
+        if ticket.finish is not None:
+            text += ticket.words.rest()
+        told = ticket.stopper.push(text)
+        if ticket.stopper.stopped:
+            ticket.finish = "stop"
+        elif ticket.finish is not None:
+            told += ticket.stopper.rest()
+        if ticket.streams:
+            self._news.append((ticket, Piece(told, logprob, ticket.finish)))
+
+    def _score(self, found: Read, logits: Tensor, places: Sequence[int], tickets: Sequence[Ticket]) -> None:
+        """Mean log-likelihood per token of every choice, as `Decoder.score` gives it."""
+        first = logits.float().log_softmax(-1)
+        flat = [(place, ids) for place, ticket in zip(places, tickets, strict=True) for ids in ticket.choices]
+        mask = found.mask
+        totals = np.zeros(len(flat))
+        size = max(1, 2 * self.limits.read_tokens // mask.shape[1])
+        for begin in range(0, len(flat), size):
+            part = flat[begin : begin + size]
+            owner = torch.tensor([place for place, _ in part], device=mask.device)
+            ids = [tokens for _, tokens in part]
+            start = first[owner, torch.tensor([tokens[0] for tokens in ids], device=mask.device)]
+            rest = continued(self._backbone, found.layers, mask, found.lengths, owner, ids)
+            totals[begin : begin + size] = (start + rest).double().cpu().numpy()
+            self._counts["passes"] += 1
+        done = 0
+        for ticket in tickets:
+            scores = [float(totals[done + i] / len(ids)) for i, ids in enumerate(ticket.choices)]
+            done += len(scores)
+            self._news.append((ticket, tuple(scores)))
+
+    # -- news -------------------------------------------------------------------------------------------------------
+
+    def _fail(self, tickets: Sequence[Ticket], error: Exception) -> None:
+        """Tell everybody who was in the failed pass. The message is left out: it may hold what was read."""
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"the model failed with {type(error).__name__} ({place.name}, line {place.lineno}); ask again."
+        for ticket in dict.fromkeys(tickets):
+            self._news.append((ticket, EngineFailed(text)))
+        self._active, self._rows = [], Rows(self._backbone)
+
+    def _publish(self) -> None:
+        """Hand over the news of a pass, in one call per event loop."""
+        news, self._news = self._news, []
+        for loop in {ticket.loop for ticket, _ in news}:
+            own = [(ticket, item) for ticket, item in news if ticket.loop is loop and not ticket.cancelled]
+            if own and not loop.is_closed():
+                loop.call_soon_threadsafe(_tell, own)
+
+
+def _tell(news: Sequence[tuple[Ticket, Any]]) -> None:
+    for ticket, item in news:
+        ticket.tell(item)
