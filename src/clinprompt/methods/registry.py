@@ -1,7 +1,8 @@
 """All methods by name: what each needs, how its settings differ from the defaults, and the grid it is tuned on.
 
 Settings are named as in a configuration file, nested ones with a dot ("loop.learning_rate"), and laid on
-`LearnSettings` and `AdaptSettings` by `training.settings.changed`. Every trained method has the same number of trials.
+`LearnSettings` and `AdaptSettings` by `training.settings.changed`. Every trained method has the same number of trials, the likeliest first: a smaller
+budget takes the first few.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ def _rates(*rates: float) -> tuple[Overrides, ...]:
 
 
 # Published working values of soft prompts on LLaMA-type models are 0.01 to 0.03, on T5 0.3 (MPT: 0.3 and 0.4).
-_PROMPT_RATES = (0.01, 0.03, 0.1, 0.3)
+_PROMPT_RATES = (0.03, 0.1, 0.01, 0.3)
 _PROMPT_GRID = _rates(*_PROMPT_RATES)
 _MPT_GRID: tuple[Overrides, ...] = tuple(
     {"loop.learning_rate": rate, "loop.vector_learning_rate": rate} for rate in _PROMPT_RATES
 )
 # P-tuning v2 (arXiv 2110.07602) works at 5e-3 to 3e-2.
-_PREFIX_GRID = _rates(0.003, 0.01, 0.03, 0.1)
+_PREFIX_GRID = _rates(0.01, 0.03, 0.003, 0.1)
 # LoRA (arXiv 2106.09685) uses 2e-4 on GPT-3, 5e-4 on RoBERTa; models of few million weights want more. Our choice.
-_LORA_GRID = _rates(0.0003, 0.001, 0.003, 0.01)
-_FULL_GRID = _rates(0.00003, 0.0001, 0.0003, 0.001)  # our choice: 8B models want the low end, small ones the high end
+_LORA_GRID = _rates(0.001, 0.003, 0.0003, 0.01)
+_FULL_GRID = _rates(0.0001, 0.0003, 0.00003, 0.001)  # our choice: 8B models want the low end, small ones the high end
 
 _MPT: dict[str, Any] = {"method": "mpt", "mode": "full"}
 _NO_DISTILLATION: dict[str, Any] = {"weight_logits": 0.0, "weight_hidden": 0.0, "start": "vocabulary"}
@@ -58,6 +59,12 @@ _ALL = (
     MethodSpec("zero-shot", "the instruction alone", trains=False),
     MethodSpec("in-context", "solved examples before the instruction, nothing trained", trains=False),
     MethodSpec("pt", "prompt tuning from the vocabulary (arXiv 2104.08691)", adapt={"method": "pt"}, grid=_PROMPT_GRID),
+    MethodSpec(
+        "pt-practised",
+        "prompt tuning from the nearest prompt of the backbone's pretraining (ours; embedded only)",
+        adapt={"method": "pt", "initial": "practised"},
+        grid=_PROMPT_GRID,
+    ),
     MethodSpec(
         "spot",
         "prompt tuning from the best source prompt (SPoT, arXiv 2110.07904)",

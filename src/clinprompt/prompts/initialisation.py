@@ -15,17 +15,23 @@ from torch import Tensor
 from clinprompt.backbone.model import Backbone
 from clinprompt.errors import TrainingError
 from clinprompt.prompts.artifact import artifact_kind, load_metaprompt, load_task, require_backbone
+from clinprompt.prompts.practised import fitted, practised_of
 
 VOCABULARY = "vocabulary"
 TEXT = "text:"
+PRACTISED = "practised"
 
 
 def initial_prompts(backbone: Backbone, length: int, start: str, seeds: Sequence[int]) -> Tensor:
     """(rows, l, d) prompts to start from, one per seed.
 
-    `start`: "vocabulary" (a sample of real tokens per seed), "text: …" (the tokens of that text), or the path of a
-    metaprompt (its P*) or task file (its prompt). Raises TrainingError for a prompt of another length.
+    `start`: "vocabulary" (a sample of real tokens per seed), "text: …" (the tokens of that text), "practised" (the mean
+    of the backbone's practised prompts; `training.starts` finds the nearest one), or the path of a metaprompt (its P*)
+    or task file (its prompt). Raises TrainingError for a prompt of another length.
     """
+    if start == PRACTISED:
+        mean = practised_of(backbone).prompts.mean(dim=0, keepdim=True)
+        return torch.cat([fitted(mean, from_vocabulary(backbone, length, seed=seed)[0]) for seed in seeds])
     if start == VOCABULARY:
         return torch.cat([from_vocabulary(backbone, length, seed=seed) for seed in seeds])
     if start.startswith(TEXT):

@@ -15,13 +15,14 @@ from clinprompt.backbone.model import Backbone
 from clinprompt.backbone.presets import PromptPosition
 from clinprompt.errors import TrainingError
 from clinprompt.methods.mpt import OWN_SHARED, decomposed_rates, target_bank
-from clinprompt.methods.pt import prompt_bank, prompt_rates
+from clinprompt.methods.pt import prompt_rates
 from clinprompt.methods.spot import spot_bank
 from clinprompt.prompts.artifact import Metaprompt
 from clinprompt.prompts.bank import Bank, DirectBank
 from clinprompt.training.batching import TaskExamples
 from clinprompt.training.loop import prompt_loss
 from clinprompt.training.settings import AdaptSettings, Method
+from clinprompt.training.starts import first_prompts
 
 ON_METAPROMPT: tuple[Method, ...] = ("mpt", "spot")
 
@@ -55,12 +56,15 @@ def room_for(
     """
     method = method_of(settings, metaprompt)
     position = metaprompt.card.position if metaprompt else backbone.preset.prompt_position
-    if method in ("lora", "full"):
-        return Room(method, 0, position)
-    if method == "prefix":
-        return Room(method, settings.prefix_length or backbone.preset.prompt_length, "front")
     length = metaprompt.shared.shape[0] if metaprompt else prompt_length or backbone.preset.prompt_length
-    return Room(method, length, position)
+    return Room(method, taken(backbone, settings, method, length), "front" if method == "prefix" else position)
+
+
+def taken(backbone: Backbone, settings: AdaptSettings, method: Method, prompt_length: int) -> int:
+    """Positions of the context that a method takes: its prompt's or prefix's length, 0 for lora and full."""
+    if method in ("lora", "full"):
+        return 0
+    return (settings.prefix_length or backbone.preset.prompt_length) if method == "prefix" else prompt_length
 
 
 def starting_bank(
@@ -85,8 +89,8 @@ def starting_bank(
         spot = spot_bank(metaprompt, _starts(backbone, metaprompt, settings, examples, "best")).to(backbone.device)
         return spot, prompt_rates(spot, rates)
     if method == "pt":
-        prompts = [prompt_bank(backbone, room.length, s.initial, [s.seed]).prompt.detach() for s in settings]
-        free = DirectBank(torch.cat(prompts))
+        initials, seen = [s.initial for s in settings], [e.train for e in examples]
+        free = DirectBank(first_prompts(backbone, room.length, initials, seeds, seen))
         return free, prompt_rates(free, rates)
     if method == "lora":
         lora = first.lora

@@ -19,7 +19,7 @@ from clinprompt.backbone.model import Backbone
 from clinprompt.backbone.presets import PromptPosition
 from clinprompt.errors import TrainingError
 from clinprompt.methods.mpt import decomposed_rates, source_bank, start_of_shared
-from clinprompt.methods.pt import prompt_bank, prompt_rates
+from clinprompt.methods.pt import prompt_rates
 from clinprompt.prompts.artifact import Card, DataNote, Metaprompt, backbone_note, save_metaprompt
 from clinprompt.prompts.bank import DirectBank
 from clinprompt.prompts.files import read_file, write_atomically
@@ -33,6 +33,7 @@ from clinprompt.training.loop import Fit, Problem, fit
 from clinprompt.training.processes import Processes
 from clinprompt.training.sampling import RowSampler, TaskSampler
 from clinprompt.training.settings import LearnSettings
+from clinprompt.training.starts import first_prompts
 from clinprompt.version import __version__
 
 StageProgress = Callable[[str, int, int, float], None]  # stage, done, total, loss (NaN where there is none)
@@ -224,8 +225,9 @@ def train_teachers(
     progress: StageProgress | None,
 ) -> tuple[DirectBank, Fit]:
     """All teachers as rows of one bank, each on its own task."""
-    bank = prompt_bank(backbone, length, settings.initial, [settings.seed] * len(examples))
     rows = list(range(len(examples)))
+    initials, seeds = [settings.initial for _ in rows], [settings.seed for _ in rows]
+    bank = DirectBank(first_prompts(backbone, length, initials, seeds, [e.train for e in examples]))
     problem = Problem(
         bank=bank,
         tasks=examples,

@@ -80,7 +80,9 @@ class LearnSettings(BaseModel):
         default=True, description="task vectors u, v beside P*; without them one shared prompt learns all sources"
     )
     initial: str = Field(
-        default="vocabulary", description="where teachers start: vocabulary, text: …, or the path of a prompt file"
+        default="vocabulary",
+        description="where teachers start: vocabulary, text: …, practised (each at the nearest of the embedded "
+        "backbone's pretraining prompts), or the path of a prompt file",
     )
     start: Literal["vocabulary", "teachers"] = Field(
         default="teachers",
@@ -141,7 +143,7 @@ class AdaptSettings(BaseModel):
     prefix_length: int | None = Field(default=None, ge=1, description="of prefix; default: the preset's prompt length")
     initial: str = Field(
         default="vocabulary",
-        description="where pt and prefix start: vocabulary, text: …, or (pt) a prompt file",
+        description="where pt and prefix start: vocabulary, text: …, or (pt) practised or a prompt file",
     )
     shots: int | None = Field(default=None, ge=0, description="training examples; none: all of them")
     draw: int = Field(default=0, ge=0, description="which few-shot draw")

@@ -9,12 +9,39 @@ from torch import Tensor
 
 from clinprompt.backbone.encoding import Encoded
 from clinprompt.backbone.model import Backbone
-from clinprompt.prompts.initialisation import from_vocabulary
+from clinprompt.prompts.initialisation import PRACTISED, from_vocabulary, initial_prompts
 from clinprompt.prompts.practised import fitted, practised_of
+from clinprompt.training.examples import examples_digest
 from clinprompt.training.loop import prompt_loss
 
 FIRST, ROUND, MOST = 4, 4, 64
 """Examples of the first round, the factor by which they grow and candidates shrink, and most examples of a round."""
+
+
+def first_prompts(
+    backbone: Backbone,
+    length: int,
+    initials: Sequence[str],
+    seeds: Sequence[int],
+    examples: Sequence[Sequence[Encoded]],
+) -> Tensor:
+    """(rows, l, d): where each row starts, by its `initial` and seed, and if "practised" by its training examples.
+
+    Rows with the same seed start at the same values (unless practised): teachers that leave from one point can be
+    averaged into P*.
+    """
+    found: dict[tuple[str, str, int], Tensor] = {}
+    keys = []
+    for initial, seed, seen in zip(initials, seeds, examples, strict=True):
+        nearest = initial == PRACTISED
+        key = (initial, examples_digest(seen) if nearest else "", seed)
+        if key not in found:
+            if nearest:
+                found[key] = nearest_practised(backbone, seen, length, seed)
+            else:
+                found[key] = initial_prompts(backbone, length, initial, [seed])[0]
+        keys.append(key)
+    return torch.stack([found[key].to(backbone.device) for key in keys])
 
 
 def nearest_practised(backbone: Backbone, examples: Sequence[Encoded], length: int, seed: int) -> Tensor:
@@ -23,11 +50,10 @@ def nearest_practised(backbone: Backbone, examples: Sequence[Encoded], length: i
     Successive halving (our choice): all candidates on four examples, the best quarter on four times as many, and so on.
     Without examples the mean of all practised prompts. Raises BackboneError for a backbone without any.
     """
-    practised = practised_of(backbone).prompts
-    free = from_vocabulary(backbone, length, seed=seed)[0]
     if not examples:
-        return fitted(practised.mean(dim=0, keepdim=True), free)[0]
-    candidates = fitted(practised, free)  # (n, l, d)
+        return initial_prompts(backbone, length, PRACTISED, [seed])[0]
+    free = from_vocabulary(backbone, length, seed=seed)[0]
+    candidates = fitted(practised_of(backbone).prompts, free)  # (n, l, d)
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed)).tolist()
     left, count = list(range(len(candidates))), FIRST
     while True:
