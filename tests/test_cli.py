@@ -75,7 +75,8 @@ def test_dry_run_of_learn_trains_nothing(place: Path) -> None:
     assert [s["name"] for s in found["stages"]] == ["teachers", "teacher states", "metaprompt"]
     assert [s["parameters"] for s in found["stages"]] == [2 * 4 * 64, 0, 4 * 64 + 2 * 68]
     states = found["stages"][1]
-    assert states["flops"] == pytest.approx(2 * found["body_parameters"] * states["tokens"])
+    weights = 2 * found["body_parameters"] * states["tokens"]
+    assert weights < states["flops"] < 1.5 * weights  # attention is the rest
     assert found["seconds"] == pytest.approx(found["flops"] / 1e9) and not found["rate_measured"]
     text = run("learn", place / "suite.yaml", "--out", out, *LEARN, "--dry-run")
     assert "4·N per token" in text and "measured" in text

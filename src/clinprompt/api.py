@@ -20,7 +20,9 @@ from clinprompt.errors import ArtifactError, TaskError, TrainingError
 from clinprompt.evaluation.answerer import Answerer, of_source, of_task, zero_shot
 from clinprompt.evaluation.evaluate import Evaluation, evaluate_records
 from clinprompt.evaluation.inputs import read_inputs
+from clinprompt.methods.registry import METHODS
 from clinprompt.prompts.artifact import (
+    ADAPTERS,
     Metaprompt,
     TaskPrompt,
     artifact_kind,
@@ -42,7 +44,6 @@ from clinprompt.training.settings import AdaptSettings, LearnSettings, load_sett
 
 EMBEDDED = "embedded"
 ZERO_SHOT = "zero-shot"
-Method = Literal["mpt", "pt"]
 TaskLike = str | Path | TaskData
 ArtifactLike = str | Path | Metaprompt | TaskPrompt
 S = TypeVar("S", bound=BaseModel)
@@ -104,7 +105,8 @@ def adapt(
     settings: AdaptSettings | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> TaskPrompt:
-    """Adapt to one task, from a metaprompt (``"embedded"`` or a path), or by plain prompt tuning with None.
+    """Adapt to one task by ``settings.method``: by default MPT from a metaprompt (``"embedded"`` or a path), or plain
+    prompt tuning with None.
 
     `shots` replaces the settings' number of training examples. With `out` the task file is written there.
     """
@@ -145,7 +147,7 @@ def adapt_all(
 
 def write_task(file: TaskPrompt, out: Path, metaprompt: str | Path | Metaprompt | None = None) -> TaskPrompt:
     """Write a task file. One that holds vectors only remembers where its metaprompt lies, relative to itself."""
-    if "prompt" not in file.tensors and isinstance(metaprompt, str | Path) and str(metaprompt) != EMBEDDED:
+    if "u" in file.tensors and isinstance(metaprompt, str | Path) and str(metaprompt) != EMBEDDED:
         hint = os.path.relpath(metaprompt, out.parent or ".")
         card = file.card.model_copy(update={"metaprompt_path": hint})
         file = TaskPrompt(file.tensors, card, file.shared)
@@ -243,14 +245,18 @@ def answerer(
 
 def own_task(artifact: Metaprompt | TaskPrompt | None, source: str | None) -> str:
     """The name of the task that an artifact answers."""
+    return own_definition(artifact, source).name
+
+
+def own_definition(artifact: Metaprompt | TaskPrompt | None, source: str | None) -> TaskDefinition:
+    """The task that an artifact answers: a task file's own, or the `source` task of a metaprompt."""
     if artifact is None:
         raise TaskError("zero-shot needs a task: give a catalog id or the path of a task YAML.")
     if isinstance(artifact, TaskPrompt):
-        return artifact.task.name
+        return artifact.task
     if source is None:
         raise ArtifactError(f"a metaprompt holds several tasks; name one with --source: {', '.join(artifact.names)}.")
-    artifact.row(source)
-    return source
+    return artifact.card.tasks[artifact.row(source)]
 
 
 # --- names into things ------------------------------------------------------------------------------------------------
@@ -316,7 +322,10 @@ def with_metrics(artifact: Metaprompt | TaskPrompt, path: Path, found: Evaluatio
 def settings_for(
     kind: type[S], preset: BackbonePreset, config: Path | None = None, overrides: dict[str, Any] | None = None
 ) -> S:
-    """Settings from, weakest first: the defaults, the backbone preset's learning rates, a YAML file, overrides."""
+    """Settings from, weakest first: the defaults, learning rates, a YAML file, overrides.
+
+    The rates are the backbone preset's; for LoRA, prefix and all weights the first of the method's tuning grid.
+    """
     load_settings(kind, config)  # errors name the file
     named = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}) if config else {}
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
@@ -324,6 +333,10 @@ def settings_for(
         for rate in ("learning_rate", "vector_learning_rate"):
             if rate not in (named.get(section) or {}):
                 given.setdefault(f"{section}.{rate}", getattr(preset, rate))
+    method = given.get("method", named.get("method"))
+    if kind is AdaptSettings and method in ADAPTERS and "learning_rate" not in (named.get("loop") or {}):
+        rates = {key: value for key, value in (overrides or {}).items() if value is not None}
+        given |= {key: rates.get(key, value) for key, value in METHODS[method].grid[0].items()}
     return load_settings(kind, config, given)
 
 

@@ -4,11 +4,15 @@ With N = weights outside the embedding tables (of a mixture of experts: those on
 
     prompt training   4·N per token  (2·N forward, 2·N back through the activations; weights get no gradient)
                     + 4·V·d per label token (the head is applied where an answer is predicted and nowhere else)
+    LoRA            + 6·P per token for its P numbers (forward, back through activations, gradient)
+    all weights       6·N per token + 6·V·d per label token
     teacher states    2·N per token (forward only)
     validation        2·N per token + 2·V·d per label token
     distillation    + 2·V·d per label token (the teachers' logits, from their stored states)
+    attention       + 4·layers·a per forward pass for each pair of a token and one it sees, a = heads · head width;
+                      twice that backward. A prefix adds its m keys to what every token sees, and no tokens.
 
-Attention scores (at most 4·layers·T·d per token and pass at length T) and padding are not counted. Time is the FLOPs
+Padding is not counted. Time is the FLOPs
 over a rate: one that the user gives, or one measured on a forward and backward pass over real examples. Memory is a
 rule of thumb, within about a factor of two.
 """
@@ -29,10 +33,11 @@ from clinprompt.backbone.model import Backbone
 from clinprompt.methods.mpt import stored_numbers
 from clinprompt.methods.pt import prompt_bank
 from clinprompt.training.batching import TaskExamples, chunks
+from clinprompt.training.costs import trained_numbers
 from clinprompt.training.sampling import SIZE_CAP
-from clinprompt.training.settings import AdaptSettings, ExtendSettings, LearnSettings, LoopSettings
+from clinprompt.training.settings import AdaptSettings, ExtendSettings, LearnSettings, LoopSettings, Method
 
-FORMULA = "4·N per token + 4·V·d per label (training), 2·N per token (teacher states, validation)"
+FORMULA = "4·N per token + 4·V·d per label + attention (training), half of it (teacher states, validation)"
 
 
 @dataclass(frozen=True)
@@ -89,16 +94,17 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Volume:
-    """Sequence positions and label tokens."""
+    """Sequence positions, label tokens, and pairs of a position with one that it sees."""
 
     tokens: float = 0.0
     labels: float = 0.0
+    pairs: float = 0.0
 
     def __add__(self, other: _Volume) -> _Volume:
-        return _Volume(self.tokens + other.tokens, self.labels + other.labels)
+        return _Volume(self.tokens + other.tokens, self.labels + other.labels, self.pairs + other.pairs)
 
     def times(self, factor: float) -> _Volume:
-        return _Volume(self.tokens * factor, self.labels * factor)
+        return _Volume(self.tokens * factor, self.labels * factor, self.pairs * factor)
 
 
 def body_parameters(backbone: Backbone) -> int:
@@ -130,7 +136,7 @@ def plan_learn(backbone: Backbone, examples: Sequence[TaskExamples], length: int
     student = stored_numbers("group", length, width, settings.rank, tasks)
     stages = [Stage("teachers", tasks * length * width, settings.teacher.steps, round(teacher.tokens), teacher_flops)]
     if distilled:
-        stages.append(Stage("teacher states", 0, 0, round(every.tokens), 2 * body_parameters(backbone) * every.tokens))
+        stages.append(Stage("teacher states", 0, 0, round(every.tokens), _forward_flops(backbone, every)))
     stages.append(Stage("metaprompt", student, settings.source.steps, round(source.tokens), student_flops))
     micro = max(settings.teacher.micro_tokens, settings.source.micro_tokens)
     held = every.labels * len(settings.layers) * width * _bytes(backbone) if distilled else 0.0
@@ -161,7 +167,7 @@ def plan_extend(
     distilled = bool(settings.weight_logits or settings.weight_hidden)
     every = _sum(_volume(e.train, length) for e in tasks)
     if distilled:
-        stages.append(Stage("teacher states", 0, 0, round(every.tokens), 2 * body_parameters(backbone) * every.tokens))
+        stages.append(Stage("teacher states", 0, 0, round(every.tokens), _forward_flops(backbone, every)))
     shares = [(replayed, settings.replay if old else 0.0), (list(fresh), 1 - settings.replay if old else 1.0)]
     source = _sum(_mixed(group, length).times(share * loop.batch_size * loop.steps) for group, share in shares)
     validation = _sum(_volume(e.validation[: loop.validation_limit], length) for e in tasks)
@@ -186,23 +192,23 @@ def plan_adapt(
     examples: Sequence[TaskExamples],
     length: int,
     settings: AdaptSettings,
-    method: str,
+    method: Method,
     rank: int = 1,
 ) -> Estimate:
-    """Training one row per task. `method`: mpt or pt."""
-    width, tasks = backbone.width, len(examples)
-    if method == "pt":
-        trained = length * width * tasks
-    else:
-        trained = stored_numbers(settings.mode, length, width, rank, tasks)
-    volume = _rows(examples, length, settings.loop)
-    validation = _sum(_volume(e.validation[: settings.loop.validation_limit], length) for e in examples)
-    flops = _training_flops(backbone, volume) + _validation_flops(backbone, validation, settings.loop)
-    steps = settings.loop.steps if any(e.train for e in examples) else 0
-    stage = Stage(f"adapt ({method}, {settings.mode})" if method == "mpt" else "adapt (pt)", trained, steps, 0, 0.0)
-    if steps:
-        stage = Stage(stage.name, trained, steps, round(volume.tokens), flops)
-    return _estimate(backbone, examples, [stage], settings.loop.micro_tokens, length * width * tasks, 0.0)
+    """Training one row per task. `length`: of the prompt or prefix, 0 for lora and full; `rank`: of the metaprompt."""
+    tasks, loop = len(examples), settings.loop
+    trained = trained_numbers(backbone, settings, method, length, rank=rank, tasks=tasks)
+    computed, ahead = (0, length) if method == "prefix" else (length, 0)
+    adapter = trained // tasks if method == "lora" else 0
+    volume = _rows(examples, computed, loop, ahead)
+    validation = _sum(_volume(e.validation[: loop.validation_limit], computed, ahead) for e in examples)
+    flops = _training_flops(backbone, volume, adapter=adapter, full=method == "full")
+    flops += _validation_flops(backbone, validation, loop, adapter=adapter)
+    steps = loop.steps if any(e.train for e in examples) else 0
+    name = f"adapt ({method}, {settings.mode})" if method == "mpt" else f"adapt ({method})"
+    stage = Stage(name, trained, steps, round(volume.tokens) if steps else 0, flops if steps else 0.0)
+    state = max(trained, length * backbone.width * tasks) if method in ("pt", "mpt", "spot") else trained
+    return _estimate(backbone, examples, [stage], loop.micro_tokens, state, 0.0)
 
 
 def with_rate(estimate: Estimate, rate: float, *, measured: bool) -> Estimate:
@@ -265,29 +271,46 @@ def _bytes(backbone: Backbone) -> int:
     return 2 if backbone.autocast or backbone.preset.dtype == "bfloat16" else 4
 
 
-def _volume(examples: Sequence[Encoded], length: int) -> _Volume:
-    return _Volume(sum(len(e.ids) + length for e in examples), sum(e.labels for e in examples))
+def _volume(examples: Sequence[Encoded], length: int, ahead: int = 0) -> _Volume:
+    """`length` positions are computed with every example, `ahead` are seen by it but not computed (a prefix)."""
+    sizes = [len(e.ids) + length for e in examples]
+    pairs = sum(size * (size + 1) / 2 + size * ahead for size in sizes)
+    return _Volume(sum(sizes), sum(e.labels for e in examples), pairs)
 
 
-def _mean(examples: Sequence[Encoded], length: int) -> _Volume:
-    return _volume(examples, length).times(1 / max(1, len(examples)))
+def _mean(examples: Sequence[Encoded], length: int, ahead: int = 0) -> _Volume:
+    return _volume(examples, length, ahead).times(1 / max(1, len(examples)))
 
 
-def _rows(examples: Sequence[TaskExamples], length: int, loop: LoopSettings) -> _Volume:
+def _rows(examples: Sequence[TaskExamples], length: int, loop: LoopSettings, ahead: int = 0) -> _Volume:
     """Every row draws its own batch each step; early stopping is not foreseen."""
-    return _sum(_mean(e.train, length).times(min(loop.batch_size, len(e.train)) * loop.steps) for e in examples)
+    return _sum(_mean(e.train, length, ahead).times(min(loop.batch_size, len(e.train)) * loop.steps) for e in examples)
 
 
 def _sum(volumes: Any) -> _Volume:
     return sum(volumes, _Volume())
 
 
-def _training_flops(backbone: Backbone, volume: _Volume) -> float:
-    head = backbone.vocabulary * backbone.width
-    return 4.0 * body_parameters(backbone) * volume.tokens + 4.0 * head * volume.labels
+def _training_flops(backbone: Backbone, volume: _Volume, *, adapter: int = 0, full: bool = False) -> float:
+    head, per_weight = backbone.vocabulary * backbone.width, 6.0 if full else 4.0
+    weights = per_weight * (body_parameters(backbone) * volume.tokens + head * volume.labels)
+    return weights + 6.0 * adapter * volume.tokens + 3 * _attention_flops(backbone, volume)
 
 
-def _validation_flops(backbone: Backbone, volume: _Volume, loop: LoopSettings) -> float:
+def _forward_flops(backbone: Backbone, volume: _Volume, *, adapter: int = 0) -> float:
+    """Without the head."""
+    return 2.0 * (body_parameters(backbone) + adapter) * volume.tokens + _attention_flops(backbone, volume)
+
+
+def _attention_flops(backbone: Backbone, volume: _Volume) -> float:
+    """Scores and weighted values of one forward pass."""
+    config = backbone.model.config.get_text_config()
+    heads = int(config.num_attention_heads)
+    width = int(getattr(config, "head_dim", None) or backbone.width // heads)
+    return 4.0 * int(config.num_hidden_layers) * heads * width * volume.pairs
+
+
+def _validation_flops(backbone: Backbone, volume: _Volume, loop: LoopSettings, *, adapter: int = 0) -> float:
     times = math.ceil(loop.steps / loop.evaluate_every) if loop.evaluate_every else 0
     head = backbone.vocabulary * backbone.width
-    return times * (2.0 * body_parameters(backbone) * volume.tokens + 2.0 * head * volume.labels)
+    return times * (_forward_flops(backbone, volume, adapter=adapter) + 2.0 * head * volume.labels)

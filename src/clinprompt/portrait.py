@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from clinprompt.adapters.inspect import changes
 from clinprompt.backbone.model import Backbone
 from clinprompt.prompts.artifact import Metaprompt, TaskPrompt, require_backbone
 from clinprompt.prompts.inspect import departures, describe, nearest_tokens, norms, task_similarity
@@ -16,7 +17,8 @@ def portrait(
 ) -> dict[str, Any]:
     """JSON-ready. A metaprompt's positions are those of P*, or of the prompt of its task `source`.
 
-    Without a backbone the parts that need one (nearest tokens, norms of the vocabulary) are left out.
+    An adapter has no positions: `changes` says what it does to each part of the backbone. Without a backbone the parts
+    that need one (nearest tokens, norms of the vocabulary, changes) are left out.
     """
     found = describe(path)
     if isinstance(artifact, Metaprompt):
@@ -25,6 +27,10 @@ def portrait(
         found["departures"] = [asdict(d) for d in departures(artifact)]
         prompt = artifact.prompt(source) if source is not None else artifact.shared
         found["shown"] = source or "P* (shared)"
+    elif artifact.is_adapter:
+        if backbone is not None:
+            found["changes"] = changes(backbone, artifact)
+        return found
     else:
         prompt, found["shown"] = artifact.prompt, artifact.task.name
     if backbone is not None:

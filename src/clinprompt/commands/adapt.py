@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from clinprompt.training.settings import AdaptSettings
 
 NO_METAPROMPT = "none"
-METHODS = ("mpt", "pt")
+METHODS = ("mpt", "pt", "spot", "prefix", "lora", "full")
+# Options that only some methods have.
+OWN_OPTIONS = {
+    "--mode": ("mpt",),
+    "--start": ("mpt", "spot"),
+    "--vector-learning-rate": ("mpt",),
+    "--prompt-length": ("pt", "prefix"),
+    "--rank": ("lora",),
+    "--targets": ("lora",),
+}
 FEW_SHOT = "Without validation while training: few-shot runs do not look at it."
 
 
@@ -27,7 +36,7 @@ def adapt(
     metaprompt: Annotated[
         str,
         typer.Argument(
-            metavar="METAPROMPT", help="embedded (comes with the package), a path, or none (with --method pt)."
+            metavar="METAPROMPT", help="embedded (comes with the package), a path, or none (pt, prefix, lora, full)."
         ),
     ],
     tasks: Annotated[list[str], typer.Argument(metavar="TASK...", help="Corpus ids, task YAMLs, synthetic tasks.")],
@@ -38,24 +47,45 @@ def adapt(
     mode: Annotated[
         str | None,
         typer.Option(
-            help="full: P*, u and v. vectors: u and v only (kilobytes). group: all TASKs share one P*. Default: full.",
+            help="mpt. full: P*, u and v. vectors: u and v only (kilobytes). group: all TASKs share one P*. shared: P* "
+            "only. Default: full.",
             show_default=False,
         ),
     ] = None,
-    method: Annotated[str, typer.Option(help="mpt, or pt: single-task prompt tuning from the vocabulary.")] = "mpt",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="mpt; pt: a prompt from the vocabulary; spot: from the best source's; prefix: keys and values of "
+            "every layer; lora: low-rank updates; full: all weights. Default: --config's, else mpt.",
+            show_default=False,
+        ),
+    ] = None,
     start: Annotated[
         str | None,
-        typer.Option(help="First u and v: mean, best, or a source task's name. Default: mean.", show_default=False),
+        typer.Option(
+            help="mpt, spot: mean of the sources, best, or a source task's name. Default: mean (mpt), best (spot).",
+            show_default=False,
+        ),
     ] = None,
     draw: Annotated[int | None, typer.Option(help="Which few-shot draw.", show_default=False)] = None,
     train_steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps.", show_default=False)] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of the prompt or P*; default: the preset's.", show_default=False)
+        float | None,
+        typer.Option(
+            help="Default: the preset's for prompts and P*; 0.01 for prefix, 0.001 for lora, 0.0001 for full.",
+            show_default=False,
+        ),
     ] = None,
     vector_learning_rate: Annotated[float | None, typer.Option(help="Of u and v.", show_default=False)] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Examples a step.", show_default=False)] = None,
     prompt_length: Annotated[
-        int | None, typer.Option(min=1, help="With --method pt; MPT has its metaprompt's.", show_default=False)
+        int | None,
+        typer.Option(min=1, help="pt, prefix; MPT and SPoT have their metaprompt's.", show_default=False),
+    ] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="lora. Default: 16.", show_default=False)] = None,
+    targets: Annotated[
+        list[str] | None,
+        typer.Option(help="lora: a linear layer, as q_proj. Repeatable. Default: all.", show_default=False),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Training records at most.", show_default=False)] = None,
     score: Annotated[int, typer.Option(min=0, help="Validation records to score at the end; 0: none.")] = 64,
@@ -82,19 +112,22 @@ def adapt(
       clinprompt adapt embedded my-task.yaml --out my-task.safetensors
       clinprompt adapt embedded my-task.yaml --shots 20 --mode vectors --out my-task.safetensors
       clinprompt adapt runs/open/metaprompt.safetensors phee scinli --data-dir corpora --out tasks/
-      clinprompt adapt none my-task.yaml --method pt --out baseline.safetensors
+      clinprompt adapt none my-task.yaml --method lora --rank 8 --out lora.safetensors
     """
     from clinprompt import api
     from clinprompt.task_lookup import load_task
+    from clinprompt.training.banks import ON_METAPROMPT
     from clinprompt.training.processes import current_processes
     from clinprompt.training.settings import AdaptSettings
 
-    _check_method(metaprompt, method, mode, start, vector_learning_rate, prompt_length)
     api.require_out(out, len(tasks))
     processes = current_processes()
     source = None if metaprompt == NO_METAPROMPT else api.load_artifact_as(metaprompt, "metaprompt")
     model = o.ModelChoice(backbone, dtype, device, quantise, autocast).load(api.backbone_of(source))
     overrides = {
+        "method": method,
+        "lora.rank": rank,
+        "lora.targets": tuple(targets) if targets else None,
         "shots": shots,
         "mode": mode,
         "start": start,
@@ -107,9 +140,15 @@ def adapt(
         "loop.vector_learning_rate": vector_learning_rate,
     }
     settings = api.settings_for(AdaptSettings, model.preset, config, overrides)
+    chosen = settings.method or "mpt"
+    given = {"--mode": mode, "--start": start, "--vector-learning-rate": vector_learning_rate}
+    given |= {"--prompt-length": prompt_length, "--rank": rank, "--targets": targets or None}
+    _check_method(metaprompt, chosen, [name for name, value in given.items() if value is not None])
+    if chosen == "prefix" and prompt_length is not None:
+        settings = settings.model_copy(update={"prefix_length": prompt_length})
     data = [load_task(task, data_dir, splits=("train", "validation")) for task in tasks]
     paths = _paths(out, data)
-    used = source if method == "mpt" else None
+    used = source if chosen in ON_METAPROMPT else None
     length = source.shared.shape[0] if source else prompt_length or model.preset.prompt_length
     if dry_run:
         _plan(model, data, settings, length, used, flops_per_second, as_json)
@@ -124,7 +163,7 @@ def adapt(
             prompt_length=length,
             checkpoint=checkpoint,
             processes=processes,
-            progress=steps(bar, f"adapt ({method})"),
+            progress=steps(bar, f"adapt ({chosen})"),
         )
     if not processes.main:
         return
@@ -134,21 +173,15 @@ def adapt(
     _report(model, files, paths, data, score, as_json, _trained(model, used, settings, length, len(data)))
 
 
-def _check_method(
-    metaprompt: str, method: str, mode: str | None, start: str | None, vectors: float | None, length: int | None
-) -> None:
+def _check_method(metaprompt: str, method: str, given: list[str]) -> None:
     """No option is ever ignored: what the method cannot use is refused."""
-    if method not in METHODS:
-        raise TrainingError(f"--method {method}: known are {', '.join(METHODS)}.")
-    if method == "mpt" and metaprompt == NO_METAPROMPT:
-        raise TrainingError("`none` instead of a metaprompt needs --method pt (single-task prompt tuning).")
-    if method == "mpt" and length is not None:
-        raise TrainingError("--prompt-length: MPT's prompt has the length of its metaprompt; leave the option out.")
-    given = {"--mode": mode, "--start": start, "--vector-learning-rate": vectors}
-    unused = [name for name, value in given.items() if value is not None]
-    if method == "pt" and unused:
-        raise TrainingError(f"{unused[0]} belongs to MPT; prompt tuning trains one free prompt. Leave it out.")
-    if method == "pt" and metaprompt != NO_METAPROMPT and length is not None:
+    if method in ("mpt", "spot") and metaprompt == NO_METAPROMPT:
+        raise TrainingError(f"`none` instead of a metaprompt needs --method pt, prefix, lora or full, not {method}.")
+    for name in given:
+        if method not in OWN_OPTIONS[name]:
+            owners = ", ".join(OWN_OPTIONS[name])
+            raise TrainingError(f"{name} belongs to --method {owners}; {method} does not have it. Leave it out.")
+    if method == "pt" and metaprompt != NO_METAPROMPT and "--prompt-length" in given:
         raise TrainingError("--prompt-length: taken from the metaprompt that is named; give `none` to choose it.")
 
 
@@ -162,13 +195,13 @@ def _paths(out: Path, data: list[TaskData]) -> list[Path]:
 
 
 def _trained(model: Backbone, used: Metaprompt | None, settings: AdaptSettings, length: int, tasks: int) -> int:
-    from clinprompt.methods.mpt import stored_numbers
+    from clinprompt.training.banks import room_for
+    from clinprompt.training.costs import trained_numbers
 
     if settings.shots == 0:
         return 0
-    if used is None:
-        return length * model.width * tasks
-    return stored_numbers(settings.mode, length, model.width, used.u.shape[2], tasks)
+    room, rank = room_for(model, settings, used, length), used.u.shape[2] if used else 1
+    return trained_numbers(model, settings, room.method, room.length, rank=rank, tasks=tasks)
 
 
 def _plan(
@@ -184,12 +217,12 @@ def _plan(
     from clinprompt.commands.plans import print_plan
     from clinprompt.planning import plan_adapt
     from clinprompt.training.adapt import Plan, plan_examples
+    from clinprompt.training.banks import room_for
 
-    position = used.card.position if used else model.preset.prompt_position
+    room = room_for(model, settings, used, length)
     plans = [Plan(api.source_task(d), settings) for d in data]
-    examples = [plan_examples(model, plan, length, position) for plan in plans]
-    method, rank = ("mpt", used.u.shape[2]) if used else ("pt", 1)
-    estimate = plan_adapt(model, examples, length, settings, method, rank)
+    examples = [plan_examples(model, plan, room.length, room.position) for plan in plans]
+    estimate = plan_adapt(model, examples, room.length, settings, room.method, used.u.shape[2] if used else 1)
     print_plan("adapt", estimate, model, examples, length, rate, as_json)
 
 

@@ -67,7 +67,9 @@ def inspect(
         print_json(found)
         return
     _print_card(found)
-    if not card_only:
+    if "changes" in found:
+        _print_changes(found)
+    elif not card_only:
         _print_positions(found)
         _print_tasks(found)
     for written in (plot, html_file):
@@ -84,8 +86,10 @@ def _print_card(found: dict[str, Any]) -> None:
     intact = "values match their digest" if found["intact"] else "DAMAGED: values do not match their digest"
     say(f"{found['file']}: {card['kind']}, {size(found['bytes'])}, {found['numbers']:,} numbers, {intact}")
     note = card["backbone"]
-    say(f"backbone {note['name']} ({note['fingerprint']}), width {note['width']}; prompt at the {card['position']}")
-    method = " ".join(part for part in (card["method"], card["mode"]) if part)
+    where = "" if card["adapter"] else f"; prompt at the {card['position']}"
+    say(f"backbone {note['name']} ({note['fingerprint']}), width {note['width']}{where}")
+    details = ", ".join(f"{key} {value}" for key, value in card["adapter"].items())
+    method = " ".join(part for part in (card["method"], card["mode"], f"({details})" if details else "") if part)
     started = f", started from metaprompt {card['metaprompt']}" if card["metaprompt"] else ""
     say(f"method {method or 'unknown'}{started}; clinprompt {card['library']}")
     notes = {note["task"]: note for note in card["data"]}
@@ -119,6 +123,14 @@ def _print_positions(found: dict[str, Any]) -> None:
         rows,
         caption=f"norms of vocabulary embeddings: mean {known['vocabulary_mean']:.2f}, "
         f"largest {known['vocabulary_largest']:.2f}",
+    )
+
+
+def _print_changes(found: dict[str, Any]) -> None:
+    print_table(
+        "What the adapter changes",
+        ("part", "norm", "relative to what was there"),
+        [(line["part"], line["norm"], line["relative"]) for line in found["changes"]],
     )
 
 
@@ -171,11 +183,23 @@ def page(found: dict[str, Any]) -> str:
     parts.append(f"<h1>{title}</h1>")
     if "similarity" in found:
         parts.append(heat_map_svg(**_matrix(found)))
+    parts += _changes_html(found) if "changes" in found else _positions_html(found)
+    card = html.escape(json.dumps(found["card"], indent=1, ensure_ascii=False))
+    parts.append(f"<h2>Card</h2><pre>{card}</pre>")
+    return "\n".join(parts) + "\n"
+
+
+def _changes_html(found: dict[str, Any]) -> list[str]:
+    lines = [f"<tr><td>{html.escape(c['part'])}<td>{c['norm']}<td>{c['relative']}</tr>" for c in found["changes"]]
+    head = "<tr><th>part<th>norm of the change<th>relative to what was there</tr>"
+    return ["<h2>What the adapter changes</h2><table>", head, *lines, "</table>"]
+
+
+def _positions_html(found: dict[str, Any]) -> list[str]:
+    parts = []
     parts.append(f"<h2>Positions of {html.escape(found['shown'])}</h2><table>")
     parts.append("<tr><th>position<th>norm<th>nearest tokens (cosine)</tr>")
     for position, near in enumerate(found["positions"]):
         words = ", ".join(f"{html.escape(repr(n['token']))} {n['cosine']:.2f}" for n in near)
         parts.append(f"<tr><td>{position}<td>{found['norms']['positions'][position]:.3f}<td>{words}</tr>")
-    card = html.escape(json.dumps(found["card"], indent=1, ensure_ascii=False))
-    parts.append(f"</table><h2>Card</h2><pre>{card}</pre>")
-    return "\n".join(parts) + "\n"
+    return [*parts, "</table>"]

@@ -56,7 +56,7 @@ def print_plan(
         f"Backbone {backbone.name}: {estimate.backbone_parameters:,} weights, all frozen; N = "
         f"{estimate.body_parameters:,} outside the embeddings, V·d = {backbone.vocabulary:,} · {backbone.width}"
     )
-    say(f"FLOPs: {FORMULA}; attention scores and padding are not counted")
+    say(f"FLOPs: {FORMULA}; padding is not counted")
     how = "measured just now on these examples" if estimate.measured else "as given"
     if known:
         say(f"Time: {duration(estimate.seconds)} at {quantity(known)}FLOP/s ({how})")

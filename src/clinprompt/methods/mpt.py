@@ -67,8 +67,8 @@ def decomposed_rates(bank: DecomposedBank, shared: float | Tensor, vectors: floa
 
 
 def stored_numbers(mode: Mode, length: int, width: int, rank: int = 1, tasks: int = 1) -> int:
-    """Numbers trained for `tasks` targets, each: l·d + (l + d)·r for full, l·d for shared, (l + d)·r for vectors; a group
-    has one P*."""
+    """Numbers trained for `tasks` targets, each: l·d + (l + d)·r for full, l·d for shared, (l + d)·r for vectors; a
+    group has one P*."""
     vectors = 0 if mode == "shared" else (length + width) * rank
     if mode == "vectors":
         return vectors * tasks

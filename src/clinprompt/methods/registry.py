@@ -1,8 +1,8 @@
 """All methods by name: what each needs, how its settings differ from the defaults, and the grid it is tuned on.
 
 Settings are named as in a configuration file, nested ones with a dot ("loop.learning_rate"), and laid on
-`LearnSettings` and `AdaptSettings` by `training.settings.changed`. Every trained method has the same number of trials, the likeliest first: a smaller
-budget takes the first few.
+`LearnSettings` and `AdaptSettings` by `training.settings.changed`. Every trained method has the same number of trials,
+the likeliest first: a smaller budget takes the first few.
 """
 
 from __future__ import annotations

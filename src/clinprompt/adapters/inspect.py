@@ -1,0 +1,49 @@
+"""What an adapter changes, in numbers a person can look at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from clinprompt.adapters.files import bank_of
+from clinprompt.adapters.lora import LoraBank
+from clinprompt.adapters.prefix import PrefixBank
+from clinprompt.backbone.model import Backbone
+from clinprompt.prompts.artifact import TaskPrompt
+
+
+@torch.no_grad()
+def changes(backbone: Backbone, task: TaskPrompt) -> list[dict[str, Any]]:
+    """One line per changed part: `part`, the `norm` of the change, and its ratio to what was there (`relative`).
+
+    LoRA: `alpha / rank · B A` beside W. Prefix: keys and values per layer; nothing was there, so `relative` is None.
+    All weights: the difference to the backbone's. 4-bit weights have no norm to compare with: None.
+    """
+    bank = bank_of(backbone, task)
+    if isinstance(bank, LoraBank):
+        return [_lora(backbone, bank, name) for name in bank.modules]
+    if isinstance(bank, PrefixBank):
+        return [
+            _line(f"layer {layer} {name}", values[0, layer], None)
+            for name, values in bank.values().items()
+            for layer in range(values.shape[1])
+        ]
+    own = dict(backbone.model.named_parameters())
+    return [_line(name, values[0] - own[name].float(), own[name]) for name, values in bank.values().items()]
+
+
+def _lora(backbone: Backbone, bank: LoraBank, name: str) -> dict[str, Any]:
+    a, b = (bank.parameters[f"{name}.{half}"][0] for half in ("lora_A", "lora_B"))
+    module = backbone.model.get_submodule(name)
+    weight = module.weight if module.weight.is_floating_point() else None
+    update = bank.scale * (b @ a)  # (out, in)
+    return _line(name, update.T if isinstance(module, Conv1D) else update, weight)
+
+
+def _line(part: str, change: Tensor, before: Tensor | None) -> dict[str, Any]:
+    norm = float(change.norm())
+    whole = None if before is None else float(before.float().norm())
+    return {"part": part, "norm": round(norm, 5), "relative": round(norm / whole, 6) if whole else None}

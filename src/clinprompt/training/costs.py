@@ -1,0 +1,36 @@
+"""What a method trains and stores per task, in numbers."""
+
+from __future__ import annotations
+
+from clinprompt.adapters.lora import lora_parameters
+from clinprompt.adapters.prefix import prefix_parameters
+from clinprompt.backbone.model import Backbone
+from clinprompt.methods.mpt import stored_numbers
+from clinprompt.training.settings import AdaptSettings, Method
+
+STORED_BYTES = 4  # task files hold fp32
+
+
+def trained_numbers(
+    backbone: Backbone, settings: AdaptSettings, method: Method, length: int, *, rank: int = 1, tasks: int = 1
+) -> int:
+    """Numbers that training changes for `tasks` targets; `length` of the prompt or prefix, `rank` of a metaprompt."""
+    if method == "mpt":
+        return stored_numbers(settings.mode, length, backbone.width, rank, tasks)
+    if method == "lora":
+        return tasks * lora_parameters(backbone, settings.lora.rank, settings.lora.targets)
+    if method == "prefix":
+        return tasks * prefix_parameters(backbone, length)
+    return tasks * (backbone.parameters if method == "full" else length * backbone.width)
+
+
+def kept_numbers(backbone: Backbone, settings: AdaptSettings, method: Method, length: int, *, rank: int = 1) -> int:
+    """Numbers in one task's file. MPT collapses to one prompt, or keeps u and v; the others store what they train."""
+    if method == "mpt" and settings.mode != "vectors":
+        return length * backbone.width
+    return trained_numbers(backbone, settings, method, length, rank=rank)
+
+
+def stored_bytes(backbone: Backbone, settings: AdaptSettings, method: Method, length: int, *, rank: int = 1) -> int:
+    """Bytes of one task's numbers; its card adds one to three thousand."""
+    return STORED_BYTES * kept_numbers(backbone, settings, method, length, rank=rank)
