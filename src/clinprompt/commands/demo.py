@@ -236,8 +236,8 @@ def _annotate(
 ) -> tuple[str, dict[str, Any]]:
     """The first NER target's prompt on a synthetic note: the note and the answer."""
     from clinprompt import api
-    from clinprompt.evaluation.answer_line import answer_line
     from clinprompt.corpora.sample import sample_note
+    from clinprompt.evaluation.answer_line import answer_line
 
     task = next(t.task for t in targets if t.task.type == "ner")
     note = sample_note()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -13,14 +12,12 @@ import typer
 
 from clinprompt.commands import options as o
 from clinprompt.commands.output import remark, stage_bars
-from clinprompt.errors import TaskError, unknown_name
+from clinprompt.commands.predictions import Target
 
 if TYPE_CHECKING:
-    from clinprompt.records import Record
+    from clinprompt.evaluation.answerer import Answerer
     from clinprompt.tasks.codec import Prediction
     from clinprompt.tasks.definition import TaskDefinition
-
-FORMATS = ("jsonl", "brat", "conll", "bioc")
 
 
 def predict(
@@ -29,13 +26,26 @@ def predict(
         list[Path] | None,
         typer.Argument(metavar="[INPUT]...", help="Text files, folders, JSON Lines; none or - is standard input."),
     ] = None,
-    to: Annotated[str, typer.Option(help="jsonl, brat, conll or bioc.")] = "jsonl",
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="A further task file, asked about the same texts (jsonl, fhir, omop). May be repeated."),
+    ] = None,
+    to: Annotated[str, typer.Option(help="jsonl, brat, conll, bioc, fhir or omop.")] = "jsonl",
     out: Annotated[
-        Path | None, typer.Option(help="File (folder for brat) to write; jsonl: default standard output.")
+        Path | None,
+        typer.Option(
+            help="File to write, folder for brat and omop; fhir: an .ndjson file, or a folder with a bundle per note. "
+            "jsonl, fhir: default standard output."
+        ),
     ] = None,
     with_text: Annotated[
-        bool, typer.Option("--with-text", help="jsonl: repeat the input's text in each line.")
+        bool,
+        typer.Option("--with-text", help="Repeat the input's text (omop: a snippet of it) in what is written."),
     ] = False,
+    mapping: Annotated[
+        Path | None,
+        typer.Option(help="fhir: YAML with entity types and their resources, laid over the shipped one."),
+    ] = None,
     source: o.Source = None,
     metaprompt: o.Metaprompts = None,
     batch: Annotated[int, typer.Option(min=1, help="Records answered together.")] = 32,
@@ -57,72 +67,42 @@ def predict(
     Examples:
       clinprompt predict my-task.safetensors note.txt
       clinprompt predict my-task.safetensors notes/ --to brat --out annotated/
+      clinprompt predict drugs.safetensors notes/ --also problems.safetensors --to fhir --out bundles/
       cat notes.jsonl | clinprompt predict my-task.safetensors > answers.jsonl
     """
     from clinprompt import api
-    from clinprompt.evaluation.inputs import read_inputs
 
-    if to not in FORMATS:
-        raise TaskError(unknown_name("format", to, list(FORMATS)))
-    if to != "jsonl" and out is None:
-        raise TaskError(f"--to {to} writes {'a folder' if to == 'brat' else 'a file'}: name it with --out.")
-    if to != "jsonl" and with_text:
-        raise TaskError(f"--with-text belongs to jsonl; {to} decides itself what text it holds.")
-    artifact = api.load_artifact(file, metaprompt or [])
-    model = o.ModelChoice(backbone, dtype, device, quantise, autocast).load(api.backbone_of(artifact))
-    who = api.answerer(model, artifact, source=source)
-    found = who.stream(read_inputs(who.task, inputs or [], sys.stdin), batch=batch)
+    artifacts = [api.load_artifact(name, metaprompt or []) for name in (file, *(also or []))]
+    target = Target(to, out, with_text, mapping, quiet)
+    sources = [source, *[None] * (len(artifacts) - 1)]
+    target.check([api.own_definition(artifact, s) for artifact, s in zip(artifacts, sources, strict=True)])
+    model = o.ModelChoice(backbone, dtype, device, quantise, autocast).load(api.backbone_of(artifacts[0]))
+    asked = [api.answerer(model, artifact, source=s) for artifact, s in zip(artifacts, sources, strict=True)]
+    found = _answers(asked, inputs or [], batch)
     with stage_bars(not quiet and out is not None) as bar:
-        answers = _counted(found, bar)
-        if to == "jsonl":
-            count = _write_lines(who.task, answers, out, with_text)
-        else:
-            count = _write_records(answers, to, out or Path())
+        count = target.write(_counted(found, bar))
     if out is not None:
         remark(f"{count} records → {out}", quiet)
 
 
-def _counted(found: Iterator[tuple[Record, Prediction]], bar: Any) -> Iterator[tuple[Record, Prediction]]:
-    for done, pair in enumerate(found, start=1):
+def _answers(
+    asked: list[Answerer], inputs: list[Path], batch: int
+) -> Iterator[list[tuple[TaskDefinition, Prediction]]]:
+    """Per record, what each task said; the inputs are read once for each task, which may want other fields."""
+    from clinprompt.evaluation.inputs import read_inputs
+
+    piped = sys.stdin.read() if len(asked) > 1 and (not inputs or Path("-") in inputs) else None
+
+    def stdin() -> TextIO:
+        return sys.stdin if piped is None else StringIO(piped)
+
+    streams = [who.stream(read_inputs(who.task, inputs, stdin()), batch=batch) for who in asked]
+    for answers in zip(*streams, strict=True):
+        yield [(who.task, prediction) for who, (_, prediction) in zip(asked, answers, strict=True)]
+
+
+def _counted(found: Iterator[Any], bar: Any) -> Iterator[Any]:
+    for done, answers in enumerate(found, start=1):
         if bar:
             bar("predict", done, None, float("nan"))
-        yield pair
-
-
-def _write_lines(
-    task: TaskDefinition, answers: Iterator[tuple[Record, Prediction]], out: Path | None, with_text: bool
-) -> int:
-    from clinprompt.evaluation.answer_line import answer_line
-
-    count = 0
-    with _sink(out) as sink:
-        for record, prediction in answers:
-            line = answer_line(task, prediction, record.text if with_text else None)
-            sink.write(json.dumps(line, ensure_ascii=False) + "\n")
-            sink.flush()
-            count += 1
-    return count
-
-
-@contextmanager
-def _sink(out: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a file that appears when it is complete."""
-    if out is None:
-        yield sys.stdout
-        return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            yield file
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _write_records(answers: Iterator[tuple[Record, Prediction]], to: str, out: Path) -> int:
-    from clinprompt.corpora.writers import write_bioc, write_brat, write_conll
-
-    records = [prediction.record for _, prediction in answers]
-    {"brat": write_brat, "conll": write_conll, "bioc": write_bioc}[to](records, out)
-    return len(records)
+        yield answers

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 def write_jsonl(records: Iterable[Record], path: Path) -> None:
     """All fields of all records, one object a line; `jsonl.read_records` gives them back unchanged."""
-    _write(Path(path), dump_lines(records))
+    write_text(Path(path), dump_lines(records))
 
 
 # -- BRAT --------------------------------------------------------------------------------------------------------------
@@ -60,8 +60,8 @@ def write_brat(records: Iterable[Record], folder: Path) -> int:
             raise CorpusError(folder / name, None, f"records {used[name.lower()]!r} and {record.id!r} share this name.")
         annotations, skipped = brat_annotations(record)
         left_out += skipped
-        _write(folder / f"{name}.txt", record.text)
-        _write(folder / f"{name}.ann", annotations)
+        write_text(folder / f"{name}.txt", record.text)
+        write_text(folder / f"{name}.ann", annotations)
     _report(folder, left_out, "relations between what is not mentioned")
     return left_out
 
@@ -140,7 +140,7 @@ def write_conll(records: Iterable[Record], path: Path) -> int:
         text, skipped = conll_rows(record)
         parts.append(text)
         left_out += skipped
-    _write(Path(path), "".join(parts))
+    write_text(Path(path), "".join(parts))
     _report(Path(path), left_out, "overlapping or discontinuous mentions")
     return left_out
 
@@ -210,7 +210,7 @@ def write_bioc(records: Iterable[Record], path: Path, *, source: str = "clinprom
         text, count = (record.text, 0) if as_json else _NOT_XML.subn(" ", record.text)
         changed += count
         collection.add_document(_bioc_document(record, text))
-    _write(path, biocjson.dumps(collection, ensure_ascii=False) if as_json else biocxml.dumps(collection))
+    write_text(path, biocjson.dumps(collection, ensure_ascii=False) if as_json else biocxml.dumps(collection))
     if changed:
         logger.warning("%s: %d control characters, which XML cannot hold, became spaces", path.name, changed)
     return changed
@@ -259,8 +259,8 @@ def _bioc_relation(relation: Relation, number: int, known: set[str]) -> BioCRela
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def _write(path: Path, text: str) -> None:
-    """Write to a file beside it, then rename: a reader never sees half a file. Line ends are written as they are."""
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 to a file beside it, then rename: a reader never sees half a file. Line ends stay as they are."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
