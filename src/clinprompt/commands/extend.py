@@ -42,16 +42,17 @@ class Request:
 
 def extend(request: Request, choice: o.ModelChoice, as_json: bool, quiet: bool) -> None:
     """Run (or plan) an extension and report the old sources before and after."""
-    from clinprompt import api, upkeep
+    from clinprompt import api
     from clinprompt.training.processes import current_processes
     from clinprompt.training.settings import ExtendSettings
+    from clinprompt.upkeep import extending
 
     processes = current_processes()
     parent = api.load_artifact_as(request.parent, "metaprompt")
     model = choice.load(api.backbone_of(parent))
     settings = api.settings_for(ExtendSettings, model.preset, request.config, request.overrides)
-    upkeep.require_other_place(parent, request.out)
-    known = upkeep.old_sources(parent, request.old, request.data_dir)
+    extending.require_other_place(parent, request.out)
+    known = extending.old_sources(parent, request.old, request.data_dir)
     if processes.main:
         for name, reason in known.missing.items():
             remark(f"old task {name}: no data ({reason}); it is not measured", quiet or as_json)
@@ -60,7 +61,7 @@ def extend(request: Request, choice: o.ModelChoice, as_json: bool, quiet: bool) 
         return
     began = time.monotonic()
     with stage_bars(processes.main and not (as_json or quiet)) as bar:
-        found = upkeep.extend(
+        found = extending.extend(
             parent,
             request.tasks,
             request.out,
@@ -85,14 +86,14 @@ def _plan(
     settings: ExtendSettings,
     as_json: bool,
 ) -> None:
-    from clinprompt import upkeep
     from clinprompt.commands.plans import print_plan
     from clinprompt.planning import plan_extend
     from clinprompt.training.extend import inherited
     from clinprompt.training.learn import source_examples
+    from clinprompt.upkeep import extending
 
     length, position, settings = len(parent.shared), parent.card.position, inherited(parent, settings)
-    new = upkeep.new_sources(request.tasks, request.data_dir)
+    new = extending.new_sources(request.tasks, request.data_dir)
     known, fresh = (
         [source_examples(model, source, settings, length, position) for source in sources] for sources in (old, new)
     )

@@ -1,4 +1,4 @@
-"""Keeping a metaprompt alive: source tasks are added to it, and the old ones are measured before and after."""
+"""A metaprompt with more source tasks: by name, with the old ones measured before and after."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from clinprompt.evaluation.answerer import of_source
 from clinprompt.evaluation.evaluate import evaluate_records
 from clinprompt.prompts.artifact import Metaprompt, save_metaprompt
 from clinprompt.task_lookup import SAMPLE, load_suite, load_task, task_definition
-from clinprompt.training import extend as extending
+from clinprompt.training import extend as training
 from clinprompt.training.extend import Extended, with_metrics
 from clinprompt.training.learn import SourceTask, StageProgress
 from clinprompt.training.processes import Processes
@@ -60,7 +60,7 @@ def extend(
     known = old if isinstance(old, OldSources) else old_sources(parent, old, data_dir)
     new, chosen = new_sources(tasks, data_dir), settings or api.settings_for(ExtendSettings, model.preset)
     processes = processes or Processes()
-    found = extending.extend(model, parent, known.found, new, chosen, Path(out), processes=processes, progress=progress)
+    found = training.extend(model, parent, known.found, new, chosen, Path(out), processes=processes, progress=progress)
     if score and processes.main:
         found.metaprompt = _scored(model, parent, found.metaprompt, known.found, score, Path(out))
     processes.wait()
