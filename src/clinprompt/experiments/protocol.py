@@ -19,9 +19,12 @@ from clinprompt.errors import TrainingError
 from clinprompt.methods.registry import METHODS, MethodSpec, find_method
 from clinprompt.training.settings import AdaptSettings, LearnSettings, changed
 
-FULL = "full"
+FULL: Literal["full"] = "full"
 Shots = int | Literal["full"]
+ZERO_SHOT = "zero-shot"
+IN_CONTEXT = "in-context"
 DEFAULT_METHODS = ("zero-shot", "pt", "mpt")
+DEFAULT_SHOTS: tuple[Shots, ...] = (0, 1, 5, 10, 20, FULL)
 _RATES = ("learning_rate", "vector_learning_rate")
 
 
@@ -47,7 +50,7 @@ class Protocol(BaseModel):
     few_shot_methods: tuple[str, ...] = Field(
         default=(), description="of the methods, those run with numbers of shots; empty: all"
     )
-    shots: tuple[Shots, ...] = (0, 1, 5, 10, 20, FULL)
+    shots: tuple[Shots, ...] = DEFAULT_SHOTS
     draws: int = Field(default=10, ge=1, description="few-shot draws per number of shots")
     seeds: int = Field(default=3, ge=1, description="seeds of shots `full`, and metaprompts per variant")
     few_shot_seeds: int = Field(default=1, ge=1, description="seeds per draw (a seed changes the draw too)")
@@ -55,7 +58,7 @@ class Protocol(BaseModel):
     tuning_runs: int = Field(
         default=3,
         ge=1,
-        description="runs (draws, or seeds) per target and shots that judge the trials; the others train the chosen one",
+        description="runs (draws, or seeds) per target and shots that judge the trials; others train the chosen one",
     )
     limits: Limits = Limits()
     learn: dict[str, Any] = Field(default_factory=dict)
@@ -109,7 +112,7 @@ class Protocol(BaseModel):
     def adapt_settings(
         self, spec: MethodSpec, preset: BackbonePreset, shots: Shots, trial: int, *, draw: int = 0, seed: int = 0
     ) -> AdaptSettings:
-        """One run of a method: defaults, the preset's rates, `adapt`, the changes for these shots, the method, the trial.
+        """One run of a method: defaults, the preset's rates, `adapt`, changes for these shots, the method, the trial.
 
         A few-shot run is judged once, at its end: nothing is kept early by validation.
         """
@@ -125,19 +128,22 @@ class Protocol(BaseModel):
             return settings
         return changed(settings, {"loop.evaluate_every": settings.loop.steps})
 
-    def runs(self, spec: MethodSpec, shots: Shots) -> list[tuple[int, int]]:
-        """(draw, seed) of every run of a method at these shots; without any, the method has no such cells.
+    def shots_of(self, spec: MethodSpec) -> tuple[Shots, ...]:
+        """At how many shots a method runs. The instruction alone is one cell at 0 shots; examples in the context are
+        a number of them."""
+        if spec.name == ZERO_SHOT:
+            return (0,)
+        few = not self.few_shot_methods or spec.name in self.few_shot_methods
+        return tuple(k for k in self.shots if (spec.trains if k == FULL else few and (spec.trains or k > 0)))
 
-        Asking with the instruction alone is one cell at 0 shots; at 0 shots there is nothing to draw.
-        """
-        if spec.name == "zero-shot":
-            return [(0, 0)] if shots == self.shots[0] else []
+    def runs(self, spec: MethodSpec, shots: Shots) -> list[tuple[int, int]]:
+        """(draw, seed) of every run of a method at these shots. At 0 shots there is nothing to draw."""
+        if spec.name == ZERO_SHOT:
+            return [(0, 0)]
         if shots == FULL:
-            return [(0, seed) for seed in range(self.seeds)] if spec.trains else []
-        if self.few_shot_methods and spec.name not in self.few_shot_methods:
-            return []
+            return [(0, seed) for seed in range(self.seeds)]
         if shots == 0:
-            return [(0, seed) for seed in range(self.few_shot_seeds)] if spec.trains else []
+            return [(0, seed) for seed in range(self.few_shot_seeds)]
         return [(draw, seed) for seed in range(self.few_shot_seeds) for draw in range(self.draws)]
 
 
@@ -186,4 +192,5 @@ def shots_of(text: str) -> tuple[Shots, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part == FULL or part.isdigit() for part in parts):
         raise TrainingError(f"--shots {text}: numbers from 0 and `full`, with commas: 0,1,5,10,20,full.")
-    return tuple(FULL if part == FULL else int(part) for part in parts)
+    found: list[Shots] = [FULL if part == FULL else int(part) for part in parts]
+    return tuple(found)

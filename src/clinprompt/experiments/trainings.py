@@ -1,0 +1,215 @@
+"""Rows that train together: which they are, what came out, and what each has cost.
+
+A row is (target, trial, draw, seed). All rows of one method and number of shots can share a training; those that start
+from a metaprompt share one per seed, those whose targets share a P* one per trial and run. What a training consists of
+is written down before it starts, so that an interrupted one is continued with the same rows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clinprompt.experiments.cells import Run, digest_of
+from clinprompt.experiments.energy import EnergyMeter
+from clinprompt.experiments.protocol import Shots
+from clinprompt.experiments.store import read_json, write_json
+from clinprompt.experiments.workbench import Workbench
+from clinprompt.methods.registry import MethodSpec
+from clinprompt.planning import plan_adapt
+from clinprompt.prompts.artifact import TaskPrompt
+from clinprompt.training.adapt import Plan, adapt
+from clinprompt.training.banks import taken
+from clinprompt.training.settings import AdaptSettings
+
+Progress = Callable[[int, int, float], None]
+Selections = Mapping[str, str]
+"""Target → identity of its group's selection."""
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Row:
+    """One row of a training."""
+
+    target: str
+    trial: int
+    draw: int
+    seed: int
+
+    @property
+    def run(self) -> Run:
+        return self.draw, self.seed
+
+    def as_list(self) -> list[Any]:
+        return [self.target, self.trial, self.draw, self.seed]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a row costs: `trainable` numbers, FLOPs by formula, its share of the measured seconds and energy."""
+
+    trainable: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+    joules: float | None = None
+
+    def __add__(self, other: Cost) -> Cost:
+        both = self.joules is not None and other.joules is not None
+        joules = (self.joules or 0.0) + (other.joules or 0.0) if both else None
+        return Cost(self.trainable, self.flops + other.flops, self.seconds + other.seconds, joules)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A row after training: its file, its validation loss (NaN without validation), its cost, and its companions."""
+
+    file: TaskPrompt
+    loss: float
+    cost: Cost
+    rows: tuple[Row, ...]
+
+
+def batches(spec: MethodSpec, rows: Sequence[Row], most: int) -> list[tuple[Row, ...]]:
+    """Rows into trainings of at most `most` rows (a group of targets that share P* is never cut)."""
+    keys: dict[Any, list[Row]] = {}
+    together = spec.adapt.get("mode") == "group"
+    for row in rows:
+        key = (row.trial, row.run) if together else row.seed if spec.needs_metaprompt else 0
+        keys.setdefault(key, []).append(row)
+    size = max(1, len(rows)) if together else most
+    return [tuple(part[i : i + size]) for part in keys.values() for i in range(0, len(part), size)]
+
+
+def train(
+    bench: Workbench,
+    spec: MethodSpec,
+    shots: Shots,
+    rows: Sequence[Row],
+    *,
+    selections: Selections,
+    most: int,
+    progress: Progress | None = None,
+) -> dict[Row, Trained]:
+    """Train rows, those of an interrupted training together with its other rows again, from its checkpoint."""
+    begun = _begun(bench, selections)
+    found: dict[Row, Trained] = {}
+    new = []
+    for row in rows:
+        if row not in begun:
+            new.append(row)
+        elif row not in found:
+            companions, noted = begun[row]
+            found |= train_together(bench, spec, shots, companions, selections=noted, progress=progress)
+    for part in batches(spec, new, most):
+        own = {target: selections[target] for target in sorted({row.target for row in part})}
+        found |= train_together(bench, spec, shots, part, selections=own, progress=progress)
+    return found
+
+
+def train_together(
+    bench: Workbench,
+    spec: MethodSpec,
+    shots: Shots,
+    rows: tuple[Row, ...],
+    *,
+    selections: Selections | None = None,
+    progress: Progress | None = None,
+) -> dict[Row, Trained]:
+    """One training of exactly these rows. With `selections` its state is kept in the store until `forget`."""
+    settings = [bench.settings(spec.name, shots, row.trial, row.draw, row.seed) for row in rows]
+    plans = [Plan(bench.trainee(row.target), each) for row, each in zip(rows, settings, strict=True)]
+    note = _Note.of(bench, selections, rows) if selections else None
+    spent = note.open() if note else Cost(joules=0.0)
+    began, meter = time.monotonic(), EnergyMeter()
+    try:
+        result = adapt(
+            bench.backbone,
+            bench.metaprompt(spec, rows[0].seed),
+            plans,
+            prompt_length=None if spec.needs_metaprompt else bench.prompt_length(),
+            checkpoint=note.checkpoint if note else None,
+            progress=progress,
+        )
+    finally:
+        spent += Cost(seconds=time.monotonic() - began, joules=meter.joules())
+        if note:
+            note.write(spent)
+    costs = _costs(bench, rows, settings, spent)
+    losses = result.fit.validation.tolist()
+    return {
+        row: Trained(file, float(loss), cost, rows)
+        for row, file, loss, cost in zip(rows, result.tasks, losses, costs, strict=True)
+    }
+
+
+def forget(bench: Workbench, selections: Selections) -> None:
+    """Delete the checkpoints of the trainings of these groups: their cells are finished."""
+    for path in (bench.store.work / "trainings").glob("*.json"):
+        note = read_json(path)
+        if note is not None and set(note["selections"].values()) <= set(selections.values()):
+            path.with_suffix(".safetensors").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+
+
+def _costs(bench: Workbench, rows: Sequence[Row], settings: Sequence[AdaptSettings], spent: Cost) -> list[Cost]:
+    """Each row's FLOPs, and its share of the measured time by its share of the FLOPs."""
+    planned = []
+    for row, each in zip(rows, settings, strict=True):
+        examples = [bench.examples(row.target, each)]
+        method = each.method or "mpt"
+        length = taken(bench.backbone, each, method, bench.prompt_length())
+        estimate = plan_adapt(bench.backbone, examples, length, each, method)
+        planned.append(estimate.stages[-1])
+    whole = sum(stage.flops for stage in planned)
+    shares = [stage.flops / whole if whole else 1 / len(rows) for stage in planned]
+    return [
+        Cost(
+            stage.parameters if stage.steps else 0,
+            stage.flops,
+            spent.seconds * share,
+            None if spent.joules is None else spent.joules * share,
+        )
+        for stage, share in zip(planned, shares, strict=True)
+    ]
+
+
+def _begun(bench: Workbench, selections: Selections) -> dict[Row, tuple[tuple[Row, ...], dict[str, str]]]:
+    """Rows of trainings that were begun and not forgotten: with what they train, under which selections."""
+    found = {}
+    for path in sorted((bench.store.work / "trainings").glob("*.json")):
+        note = read_json(path) or {"rows": []}
+        rows = tuple(Row(*row) for row in note["rows"])
+        for row in rows:
+            if selections.get(row.target) == note["selections"][row.target]:
+                found[row] = (rows, note["selections"])
+    return found
+
+
+@dataclass(frozen=True)
+class _Note:
+    """What trains together and what it has cost so far, beside its checkpoint."""
+
+    checkpoint: Path
+    content: dict[str, Any]
+
+    @classmethod
+    def of(cls, bench: Workbench, selections: Selections, rows: Sequence[Row]) -> _Note:
+        content = {"selections": dict(selections), "rows": [row.as_list() for row in rows]}
+        return cls(bench.store.training(digest_of(content)), content)
+
+    def open(self) -> Cost:
+        """Write the note if it is new; returns what the training has cost before it was interrupted."""
+        found = read_json(self.checkpoint.with_suffix(".json"))
+        if found is not None:
+            return Cost(seconds=found["seconds"], joules=found["joules"])
+        self.write(Cost(joules=0.0))
+        return Cost(joules=0.0)
+
+    def write(self, spent: Cost) -> None:
+        write_json(
+            self.checkpoint.with_suffix(".json"),
+            {**self.content, "seconds": spent.seconds, "joules": spent.joules},
+        )

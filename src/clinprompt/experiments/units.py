@@ -1,0 +1,280 @@
+"""Running a unit: try the trials, choose one on validation data, train the other runs with it, score on test.
+
+Test records are read by `score_cell` and by nothing before it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from clinprompt.errors import TrainingError
+from clinprompt.evaluation.answerer import Answerer, of_task, zero_shot
+from clinprompt.experiments.cells import CellPlan, Group, Unit
+from clinprompt.experiments.claims import Claims
+from clinprompt.experiments.energy import EnergyMeter
+from clinprompt.experiments.lines import machine, scored
+from clinprompt.experiments.protocol import ZERO_SHOT
+from clinprompt.experiments.results import Cell, Trial
+from clinprompt.experiments.trainings import Cost, Row, Trained, forget, train
+from clinprompt.experiments.workbench import Workbench
+from clinprompt.methods.registry import MethodSpec, find_method
+from clinprompt.version import __version__
+
+Progress = Callable[[str, int, int, float], None]  # what, done, total, loss
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The trials of a group with their mean validation losses, which one was chosen, and in which trainings."""
+
+    trials: tuple[Trial, ...]
+    chosen: int
+    trainings: tuple[tuple[Row, ...], ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "trials": [trial.model_dump(mode="json") for trial in self.trials],
+            "chosen": self.chosen,
+            "trainings": [[row.as_list() for row in rows] for rows in self.trainings],
+        }
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> Choice:
+        trials = tuple(Trial.model_validate(trial) for trial in found["trials"])
+        return cls(trials, found["chosen"], tuple(tuple(Row(*r) for r in rows) for rows in found["trainings"]))
+
+
+def run_unit(
+    bench: Workbench,
+    unit: Unit,
+    claims: Claims,
+    *,
+    rows: int,
+    finished: Callable[[Cell], None],
+    progress: Progress | None = None,
+) -> bool:
+    """Compute the unit's cells that are not in the store; `finished` is called with each.
+
+    False, and nothing is done, if another worker holds one of them: ask again later.
+    """
+    pending = _pending(bench, unit)
+    names = {name for group, cells in pending for name in (group.selection, *(cell.id for cell in cells))}
+    if not claims.take(names):
+        return False
+    try:
+        pending = _pending(bench, unit)  # another worker may have finished some before the claim was ours
+        if pending:
+            _run(bench, pending, rows, finished, progress)
+    finally:
+        claims.release(names)
+    return True
+
+
+def _pending(bench: Workbench, unit: Unit) -> list[tuple[Group, list[CellPlan]]]:
+    found = [(group, [c for c in group.cells if not bench.store.has_cell(c.id)]) for group in unit.groups]
+    return [(group, cells) for group, cells in found if cells]
+
+
+def _run(
+    bench: Workbench,
+    pending: Sequence[tuple[Group, list[CellPlan]]],
+    rows: int,
+    finished: Callable[[Cell], None],
+    progress: Progress | None,
+) -> None:
+    first = pending[0][0]
+    spec = find_method(first.method)
+    if not spec.trains:
+        for _, cells in pending:
+            for cell in cells:
+                _finish(bench, score_cell(bench, spec, cell, None, None, progress), finished)
+        return
+    trainer = _Trainer(bench, spec, [group for group, _ in pending], rows, progress)
+    tuned = trainer.tuned()
+    choices = {group.selection: choose(bench, group, tuned) for group, _ in pending}
+    todo = [(group, cell) for group, cells in pending for cell in cells]
+    rest = [_row(cell, choices[group.selection]) for group, cell in todo]
+    trained = tuned | trainer.train([row for row in trainer.companions(rest) if row not in tuned])
+    for (group, cell), row in zip(todo, rest, strict=True):
+        choice = choices[group.selection]
+        line = score_cell(bench, spec, cell, choice, _with_tuning(row, trained, choice, group), progress)
+        _finish(bench, line, finished)
+    forget(bench, {group.selection: group.selection for group, _ in pending})
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    """Trains rows of groups that share a method and a number of shots."""
+
+    bench: Workbench
+    spec: MethodSpec
+    groups: Sequence[Group]
+    most: int
+    progress: Progress | None
+
+    def tuned(self) -> dict[Row, Trained]:
+        """Every trial on every run of the pool, for groups that have something to choose."""
+        trials = range(self.bench.trials_of(self.spec, self.groups[0].shots))
+        wanted = [
+            Row(target, trial, *run)
+            for group in self.groups
+            for run in group.pool
+            for trial in trials
+            for target in group.targets
+        ]
+        return self.train(wanted)
+
+    def companions(self, rows: Sequence[Row]) -> list[Row]:
+        """Rows with all targets that share their P*."""
+        if self.spec.adapt.get("mode") != "group":
+            return list(rows)
+        distinct = dict.fromkeys((row.trial, row.run) for row in rows)
+        return [Row(target, trial, *run) for trial, run in distinct for target in self.groups[0].targets]
+
+    def train(self, rows: Sequence[Row]) -> dict[Row, Trained]:
+        selections = {target: group.selection for group in self.groups for target in group.targets}
+        shown = self.progress
+        name = self.groups[0].name if len(self.groups) == 1 else f"{self.spec.name} {len(self.groups)} targets"
+        return train(
+            self.bench,
+            self.spec,
+            self.groups[0].shots,
+            rows,
+            selections=selections,
+            most=self.most,
+            progress=(lambda done, total, loss: shown(name, done, total, loss)) if shown else None,
+        )
+
+
+def choose(bench: Workbench, group: Group, tuned: dict[Row, Trained]) -> Choice:
+    """The trial with the lowest mean validation loss over the pool's runs (and the group's targets).
+
+    A trial that lost its way in one run (no finite loss) is not chosen. Raises TrainingError if all did.
+    """
+    spec = find_method(group.method)
+    grid = [dict(changes) for changes in spec.grid[: bench.trials_of(spec, group.shots)]]
+    if not group.pool:
+        return Choice((), 0, ())
+    stored = bench.store.selection(group.selection)
+    if stored is not None:
+        return Choice.from_json(stored)
+    means = [
+        sum(tuned[Row(target, trial, *run)].loss for run in group.pool for target in group.targets)
+        / (len(group.pool) * len(group.targets))
+        for trial in range(len(grid))
+    ]
+    finite = [trial for trial, mean in enumerate(means) if math.isfinite(mean)]
+    if not finite:
+        raise TrainingError(f"{group.name}: no trial of the grid has a validation loss; are there validation records?")
+    on = f"validation loss of {', '.join(group.targets)}, mean over {len(group.pool)} runs"
+    trials = tuple(
+        Trial(values=changes, score=round(mean, 6) if math.isfinite(mean) else None, on=on)
+        for changes, mean in zip(grid, means, strict=True)
+    )
+    trainings = dict.fromkeys(
+        tuned[Row(target, trial, *run)].rows
+        for target in group.targets
+        for run in group.pool
+        for trial in range(len(grid))
+    )
+    choice = Choice(trials, min(finite, key=lambda trial: means[trial]), tuple(trainings))
+    return Choice.from_json(bench.store.keep_selection(group.selection, choice.as_json()))
+
+
+def score_cell(
+    bench: Workbench,
+    spec: MethodSpec,
+    cell: CellPlan,
+    choice: Choice | None,
+    trained: Trained | None,
+    progress: Progress | None = None,
+) -> Cell:
+    """Answer the target's test records and make the cell's line."""
+    data = bench.target(cell.target)
+    gold = bench.test_records(cell.target)
+    answers = _answerer(bench, spec, cell, trained)
+    began, meter = time.monotonic(), EnergyMeter()
+    shown = progress
+    predictions = answers.answers(
+        gold, (lambda done, total: shown(f"test of {cell.target}", done, total, math.nan)) if shown else None
+    )
+    seconds, joules = time.monotonic() - began, meter.joules()
+    cost = trained.cost if trained else Cost(joules=0.0)
+    stored = trained.file.tensors.values() if trained and cell.shots != 0 else ()
+    metaprompt = bench.metaprompt(spec, cell.seed)
+    return Cell(
+        id=cell.id,
+        suite=bench.protocol.suite,
+        target=cell.target,
+        type=data.task.type,
+        method=cell.method,
+        shots=cell.shots,
+        draw=cell.draw,
+        seed=cell.seed,
+        **scored(data.task, gold, predictions),
+        n_all=len(data.splits["test"]),
+        trials=choice.trials if choice else (),
+        chosen=dict(spec.grid[choice.chosen]) if choice and spec.grid else {},
+        trainable=cost.trainable,
+        trainable_percent=round(100 * cost.trainable / bench.backbone.parameters, 6),
+        stored_bytes=sum(t.numel() * t.element_size() for t in stored),
+        flops=cost.flops,
+        train_seconds=round(cost.seconds, 3),
+        predict_seconds=round(seconds, 3),
+        joules=None if joules is None or cost.joules is None else round(joules + cost.joules, 1),
+        backbone=bench.backbone.name,
+        fingerprint=bench.backbone.fingerprint,
+        metaprompt=metaprompt.digest if metaprompt else "",
+        settings=_settings(bench, cell, choice, trained),
+        library=__version__,
+        machine=machine(),
+    )
+
+
+def _answerer(bench: Workbench, spec: MethodSpec, cell: CellPlan, trained: Trained | None) -> Answerer:
+    limit = bench.answer_limit(cell.target)
+    settings = bench.settings(spec.name, cell.shots, 0, cell.draw, cell.seed)
+    task = bench.target(cell.target).task
+    if trained is not None:
+        return replace(of_task(bench.backbone, trained.file, task), limit=limit)
+    if spec.name == ZERO_SHOT:
+        asked = zero_shot(bench.backbone, task, limit)
+        return replace(asked, reserve=settings.target_reserve, window=settings.window)
+    raise TrainingError(f"method {spec.name}: cannot be answered here")
+
+
+def _settings(bench: Workbench, cell: CellPlan, choice: Choice | None, trained: Trained | None) -> dict[str, Any]:
+    """All that is needed to run the cell again: the protocol, and which rows trained together with it."""
+    trainings = list(choice.trainings if choice else ())
+    if trained is not None and trained.rows not in trainings:
+        trainings.append(trained.rows)
+    return {
+        "protocol": bench.protocol.model_dump(mode="json", exclude_defaults=True),
+        "trainings": [[row.as_list() for row in rows] for rows in trainings],
+        "threads": torch.get_num_threads(),
+        "device": bench.backbone.device.type,
+    }
+
+
+def _row(cell: CellPlan, choice: Choice) -> Row:
+    return Row(cell.target, choice.chosen, cell.draw, cell.seed)
+
+
+def _with_tuning(row: Row, trained: dict[Row, Trained], choice: Choice, group: Group) -> Trained:
+    """A row that carries the cost of all trials of its run; runs outside the pool tried one."""
+    own = trained[row]
+    if row.run not in group.pool:
+        return own
+    whole = [trained[replace(row, trial=trial)].cost for trial in range(len(choice.trials))]
+    return replace(own, cost=replace(sum(whole[1:], whole[0]), trainable=own.cost.trainable))
+
+
+def _finish(bench: Workbench, line: Cell, finished: Callable[[Cell], None]) -> None:
+    bench.store.keep_cell(line.model_dump(mode="json"))
+    finished(line)

@@ -1,0 +1,257 @@
+"""What the cells of a sweep are made from: the backbone, the records of the suite, and the metaprompts, each once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clinprompt import suites
+from clinprompt.api import source_task
+from clinprompt.backbone.encoding import Encoded
+from clinprompt.backbone.model import Backbone
+from clinprompt.errors import TaskError, TrainingError, unknown_name
+from clinprompt.experiments.cells import FORMAT, CellPlan, Group, digest_of, records_digest
+from clinprompt.experiments.protocol import FULL, ZERO_SHOT, Protocol, Shots
+from clinprompt.experiments.store import Store
+from clinprompt.methods.registry import MethodSpec, find_method
+from clinprompt.prompts.artifact import Metaprompt, load_metaprompt
+from clinprompt.records import Record
+from clinprompt.suites import TaskData
+from clinprompt.task_lookup import SAMPLE, load_task, sample_tasks, task_definition
+from clinprompt.tasks.definition import TaskDefinition
+from clinprompt.training.adapt import Plan, plan_examples
+from clinprompt.training.batching import TaskExamples
+from clinprompt.training.examples import answer_limit, sample_records
+from clinprompt.training.learn import SOURCE_STAGE, SourceTask, portable
+from clinprompt.training.settings import AdaptSettings
+from clinprompt.version import __version__
+
+DECIDES_NOTHING = {"loop": {"checkpoint_every", "micro_tokens"}}
+"""Fields of AdaptSettings that change how a result is computed and not what it is."""
+
+
+@dataclass
+class Workbench:
+    """A protocol with everything needed to run its cells in this process. Records and metaprompts are read once."""
+
+    protocol: Protocol
+    backbone: Backbone
+    store: Store
+    data_dir: Path | None = None
+    _targets: dict[str, TaskData] = field(default_factory=dict)
+    _digests: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _sources: list[SourceTask] | None = None
+    _metaprompts: dict[str, Metaprompt] = field(default_factory=dict)
+    _examples: dict[tuple[Any, ...], TaskExamples] = field(default_factory=dict)
+    _limits: dict[str, int] = field(default_factory=dict)
+
+    # -- records ------------------------------------------------------------------------------------------------------
+
+    def target_names(self) -> list[str]:
+        """The targets of the sweep in the suite's order. Raises TaskError for a target the suite does not have."""
+        known = [task_definition(reference).name for reference in members(self.protocol.suite, "target")]
+        for name in self.protocol.targets:
+            if name not in known:
+                raise TaskError(unknown_name("target", name, known))
+        return [name for name in known if not self.protocol.targets or name in self.protocol.targets]
+
+    def target(self, name: str) -> TaskData:
+        """A target with its records. Raises TaskError if a split that is needed is empty."""
+        if name not in self._targets:
+            references = members(self.protocol.suite, "target")
+            reference = next(r for r in references if task_definition(r).name == name)
+            data = load_task(reference, self.data_dir)
+            for split in ("train", "test"):
+                if not data.splits[split]:
+                    raise TaskError(f"target {name}: no {split} records, and a benchmark needs them.")
+            self._targets[name] = data
+        return self._targets[name]
+
+    def test_records(self, name: str) -> list[Record]:
+        """The test records of a target, sampled by hash up to the limit."""
+        limit = self.protocol.limits.test
+        records = list(self.target(name).splits["test"])
+        return records if limit is None else sample_records(name, records, limit)
+
+    def sources(self) -> list[SourceTask]:
+        """The source tasks of the suite, for metaprompts."""
+        if self._sources is None:
+            found = [
+                load_task(reference, self.data_dir, splits=("train", "validation"))
+                for reference in members(self.protocol.suite, "source")
+            ]
+            if not found:
+                raise TaskError(f"suite {self.protocol.suite}: lists no `sources`, and MPT learns from sources.")
+            self._sources = [source_task(data) for data in found]
+        return self._sources
+
+    def trainee(self, name: str) -> SourceTask:
+        """A target as training sees it: its test records are not in it."""
+        return source_task(self.target(name))
+
+    # -- settings -----------------------------------------------------------------------------------------------------
+
+    def settings(self, method: str, shots: Shots, trial: int, draw: int = 0, seed: int = 0) -> AdaptSettings:
+        """The settings of one row."""
+        return self.protocol.adapt_settings(
+            find_method(method), self.backbone.preset, shots, trial, draw=draw, seed=seed
+        )
+
+    def examples(self, name: str, settings: AdaptSettings) -> TaskExamples:
+        """What a row trains on, encoded; trials of one draw share it."""
+        length, position = self.prompt_length(), self.backbone.preset.prompt_position
+        key = (name, settings.shots, settings.draw, settings.seed if settings.shots is not None else 0)
+        if key not in self._examples:
+            self._examples[key] = plan_examples(self.backbone, Plan(self.trainee(name), settings), length, position)
+        return self._examples[key]
+
+    def prompt_length(self) -> int:
+        """Prompt length of all methods that have a prompt: that of the metaprompts."""
+        return int(self.protocol.learn.get("prompt_length") or self.backbone.preset.prompt_length)
+
+    def answer_limit(self, name: str) -> int:
+        """Most tokens of an answer, the same for every cell of a target: from its training records."""
+        if name not in self._limits:
+            settings = self.protocol.adapt_settings(find_method("pt"), self.backbone.preset, FULL, 0)
+            encoded: list[Encoded] = self.examples(name, settings).train
+            self._limits[name] = answer_limit(encoded, settings.target_reserve)
+        return self._limits[name]
+
+    # -- identities ---------------------------------------------------------------------------------------------------
+
+    def groups(self) -> list[Group]:
+        """All cells of the sweep, grouped by what is tuned together; the cheap ones of a target first."""
+        names = self.target_names()
+        together = [names] if len(names) > 1 else []
+        return [
+            self._group(spec, tuple(part), shots)
+            for spec in self.protocol.specs
+            for shots in self.protocol.shots_of(spec)
+            for part in (together or [names] if _shares(spec) else [[name] for name in names])
+        ]
+
+    def metaprompt_key(self, spec: MethodSpec, seed: int) -> str:
+        """Identity of the metaprompt a method needs at a seed: its folder in the store."""
+        return digest_of({**self._learning(spec), "seed": seed})
+
+    def teachers_key(self, spec: MethodSpec, seed: int) -> str:
+        """Identity of the teachers of that metaprompt; variants of one method agree in it."""
+        learning = self._learning(spec)
+        settings = {key: value for key, value in learning["settings"].items() if key not in SOURCE_STAGE}
+        return digest_of({**learning, "settings": settings, "seed": seed})
+
+    def metaprompt(self, spec: MethodSpec, seed: int) -> Metaprompt | None:
+        """The learned metaprompt of a method at a seed; None for methods that need none."""
+        if not spec.needs_metaprompt:
+            return None
+        key = self.metaprompt_key(spec, seed)
+        if key not in self._metaprompts:
+            self._metaprompts[key] = load_metaprompt(self.store.metaprompt(key) / "metaprompt.safetensors")
+        return self._metaprompts[key]
+
+    def trials_of(self, spec: MethodSpec, shots: Shots) -> int:
+        """How many settings are tried: the protocol's number for all that train."""
+        return self.protocol.trials if spec.trains and shots != 0 else 1
+
+    def _group(self, spec: MethodSpec, names: tuple[str, ...], shots: Shots) -> Group:
+        runs, trials = self.protocol.runs(spec, shots), self.trials_of(spec, shots)
+        pool = tuple(runs[: self.protocol.tuning_runs]) if trials > 1 else ()
+        if pool:
+            for name in names:
+                self._require_validation(name)
+        described = [
+            self.settings(spec.name, shots, trial).model_dump(mode="json", exclude=DECIDES_NOTHING)
+            for trial in range(trials)
+        ]
+        identity = {
+            "format": FORMAT,
+            "library": __version__,
+            "backbone": self.backbone.fingerprint,
+            "prompt_length": self.prompt_length(),
+            "method": spec.name,
+            "targets": [self._digest(name) for name in names],
+            "shots": shots,
+            "trials": described,
+            "pool": pool,
+            "learn": self._learning(spec) if spec.needs_metaprompt else None,
+        }
+        selection = digest_of(identity)
+        cells = tuple(
+            CellPlan(spec.name, name, shots, draw, seed, self._cell_id(selection, name, draw, seed))
+            for name in names
+            for draw, seed in runs
+        )
+        return Group(spec.name, names, shots, pool, selection, cells)
+
+    def _cell_id(self, selection: str, name: str, draw: int, seed: int) -> str:
+        test = self._digest(name, "test")
+        return digest_of({"selection": selection, "target": name, "draw": draw, "seed": seed, "test": test})
+
+    def _learning(self, spec: MethodSpec) -> dict[str, Any]:
+        settings = self.protocol.learn_settings(spec, self.backbone.preset, 0).model_dump(mode="json")
+        for stage in ("teacher", "source"):
+            settings[stage].pop("checkpoint_every")
+        return {
+            "format": FORMAT,
+            "backbone": self.backbone.fingerprint,
+            "settings": settings,
+            "sources": [self._source_digest(source) for source in self.sources()],
+        }
+
+    def _require_validation(self, name: str) -> None:
+        if not self.target(name).splits["validation"]:
+            raise TrainingError(
+                f"target {name}: no validation records to choose among {self.protocol.trials} trials by. Name some "
+                "under `files`, or set --trials 1."
+            )
+
+    def _digest(self, name: str, part: str = "training") -> dict[str, Any]:
+        """Identity of a target's definition with its training side, or of its test records."""
+        key = f"{name}/{part}"
+        if key not in self._digests:
+            data = self.target(name)
+            if part == "test":
+                found = {"test": records_digest(self.test_records(name))}
+            else:
+                found = {
+                    "task": definition_digest(data.task),
+                    "train": records_digest(data.splits["train"]),
+                    "validation": records_digest(data.splits["validation"]),
+                }
+            self._digests[key] = {"name": name, **found}
+        return self._digests[key]
+
+    def _source_digest(self, source: SourceTask) -> dict[str, Any]:
+        key = f"{source.task.name}/source"
+        if key not in self._digests:
+            self._digests[key] = {
+                "name": source.task.name,
+                "task": definition_digest(source.task),
+                "train": records_digest(source.train),
+                "validation": records_digest(source.validation),
+            }
+        return self._digests[key]
+
+
+def members(suite: str, role: suites.Role) -> list[str]:
+    """The tasks of a suite with this role, by catalog id, path, or name of a synthetic task."""
+    if suite == SAMPLE:
+        return [data.task.name for data in sample_tasks() if data.role == role]
+    if not suite.endswith((".yaml", ".yml")) and suite not in suites.suite_names():
+        raise TaskError(unknown_name("suite", suite, [*suites.suite_names(), SAMPLE]) + " Or give a suite YAML.")
+    return [name for name, own in suites.load_suite(suite).tasks if own == role]
+
+
+def definition_digest(task: TaskDefinition) -> str:
+    """Identity of what a task asks; where its files lie is no part of it."""
+    return digest_of(portable(task).model_dump(mode="json"))
+
+
+def _shares(spec: MethodSpec) -> bool:
+    return spec.adapt.get("mode") == "group"
+
+
+def needs_nothing(spec: MethodSpec, shots: Shots) -> bool:
+    """Whether a cell is answered without any training or examples."""
+    return spec.name == ZERO_SHOT or (spec.trains and shots == 0)
