@@ -25,6 +25,20 @@ def evaluate(
         int | None, typer.Option(min=1, help="Score a fixed, hashed sample of so many records.", show_default=False)
     ] = None,
     source: o.Source = None,
+    in_context: Annotated[
+        int | None,
+        typer.Option(
+            "--in-context",
+            min=1,
+            metavar="K",
+            help="With zero-shot: K solved training records stand before every question, as many as fit.",
+            show_default=False,
+        ),
+    ] = None,
+    draw: Annotated[
+        int | None,
+        typer.Option(min=0, help="With --in-context: which draw, as in adapt. Default: 0.", show_default=False),
+    ] = None,
     write: Annotated[bool, typer.Option("--write", help="Also write the scores into the file's card.")] = False,
     metaprompt: o.Metaprompts = None,
     seed: o.Seed = 0,
@@ -48,19 +62,28 @@ def evaluate(
       clinprompt evaluate my-task.safetensors my-task.yaml
       clinprompt evaluate tasks/phee.safetensors --data-dir corpora --limit 1000 --json
       clinprompt evaluate runs/open/metaprompt.safetensors --source bc5cdr --data-dir corpora
-      clinprompt evaluate zero-shot my-task.yaml
+      clinprompt evaluate zero-shot my-task.yaml --in-context 5
     """
     from clinprompt import api
     from clinprompt.task_lookup import load_task
 
     if write and file in (api.ZERO_SHOT, api.EMBEDDED):
         raise ArtifactError(f"--write: {file} is no file of yours whose card could be written.")
+    if in_context is None and draw is not None:
+        raise ArtifactError("--draw chooses the examples of --in-context; give both or none.")
+    if in_context is not None and file != api.ZERO_SHOT:
+        raise ArtifactError("--in-context: examples stand before the bare instruction; FILE must be zero-shot.")
     artifact = None if file == api.ZERO_SHOT else api.load_artifact(file, metaprompt or [])
-    data = load_task(task or api.own_task(artifact, source), data_dir, splits=(split,))
+    splits = (split,) if in_context is None else tuple({split, "train"})
+    data = load_task(task or api.own_task(artifact, source), data_dir, splits=splits)
     model = o.ModelChoice(backbone, dtype, device, quantise, autocast).load(api.backbone_of(artifact))
-    who = api.answerer(model, artifact, source=source, task=data.task)
+    from clinprompt.evaluation.answerer import in_context as with_examples
     from clinprompt.evaluation.evaluate import evaluate_records
 
+    if in_context is None:
+        who = api.answerer(model, artifact, source=source, task=data.task)
+    else:
+        who = with_examples(model, data.task, data.splits["train"], in_context, draw=draw or 0, seed=seed)
     with stage_bars(not (as_json or quiet)) as bar:
         progress = counter(bar, data.task.name)
         found = evaluate_records(who, data.splits[split], split=split, limit=limit, seed=seed, progress=progress)
@@ -88,6 +111,12 @@ def _print(found: Evaluation) -> None:
         )
     elif found.ungrounded:
         say(f"{found.ungrounded} generated mentions are not in the text (each counts as an error)")
+    if found.in_context:
+        shown = found.in_context
+        say(
+            f"In context: {shown['given']} solved examples were given, of which {shown['fitted']} fitted before a "
+            f"question on average, at least {shown['least']}"
+        )
     if found.malformed:
         say(f"{found.malformed} parts of answers follow no format")
     if found.omitted:

@@ -11,14 +11,17 @@ from torch import Tensor
 from clinprompt.adapters.files import bank_of
 from clinprompt.backbone.model import Backbone
 from clinprompt.backbone.presets import PromptPosition
+from clinprompt.errors import TaskError
 from clinprompt.evaluation.decoding import Decoder
 from clinprompt.evaluation.predict import DEFAULT_ANSWER_LIMIT, answer_records, as_bank, predict
+from clinprompt.methods.in_context import InContext
 from clinprompt.prompts.artifact import Card, Metaprompt, TaskPrompt, require_backbone
 from clinprompt.prompts.bank import Bank
 from clinprompt.records import Record
 from clinprompt.tasks.codec import Prediction
 from clinprompt.tasks.definition import TaskDefinition
-from clinprompt.training.examples import task_codec
+from clinprompt.training.examples import answer_limit, balanced, encode_examples, task_codec
+from clinprompt.training.few_shot import draw_shots
 
 DEFAULT_RESERVE = 256  # tokens kept free for an answer, where no card says otherwise
 
@@ -34,6 +37,7 @@ class Answerer:
     limit: int = DEFAULT_ANSWER_LIMIT
     reserve: int = DEFAULT_RESERVE
     window: int | None = None  # tokens of text per window (ner, relation); None: the preset's
+    in_context: InContext | None = None  # solved examples that stand before every question
 
     def answers(
         self, records: Sequence[Record], progress: Callable[[int, int], None] | None = None
@@ -49,6 +53,7 @@ class Answerer:
             reserve=self.reserve,
             window=self.window,
             progress=progress,
+            in_context=self.in_context,
         )
 
     def stream(self, records: Iterable[Record], *, batch: int = 32) -> Iterator[tuple[Record, Prediction]]:
@@ -62,7 +67,9 @@ class Answerer:
         bank = as_bank(self.backbone, self.prompt)
         decoder = Decoder(self.backbone, bank, self.position)
         codec = task_codec(self.backbone, self.task, bank.length, self.reserve, self.window)
-        return lambda records: answer_records(decoder, codec, self.task, records, self.limit)
+        return lambda records: answer_records(
+            decoder, codec, self.task, records, self.limit, in_context=self.in_context
+        )
 
 
 def of_task(backbone: Backbone, artifact: TaskPrompt, task: TaskDefinition | None = None) -> Answerer:
@@ -85,6 +92,29 @@ def of_source(backbone: Backbone, metaprompt: Metaprompt, name: str, task: TaskD
 def zero_shot(backbone: Backbone, task: TaskDefinition, limit: int = DEFAULT_ANSWER_LIMIT) -> Answerer:
     """The frozen backbone with the instruction only."""
     return Answerer(backbone, task, None, limit=limit)
+
+
+def in_context(
+    backbone: Backbone,
+    task: TaskDefinition,
+    train: Sequence[Record],
+    shots: int,
+    *,
+    draw: int = 0,
+    seed: int = 0,
+    limit: int | None = None,
+) -> Answerer:
+    """The frozen backbone with solved examples before every question: those that training with `shots` would see.
+
+    `limit`: most tokens of an answer; default: by the answers of these examples. Raises TaskError without records.
+    """
+    if not train:
+        raise TaskError(f"task {task.name}: no training records to show as examples. Name `train` under `files`.")
+    codec = task_codec(backbone, task, 0, DEFAULT_RESERVE)
+    drawn = draw_shots(task, train, shots, draw=draw, seed=seed)
+    examples = balanced(task.name, [example for record in drawn for example in codec.render(record)], None)
+    most = answer_limit(encode_examples(backbone, examples, "start"), DEFAULT_RESERVE) if limit is None else limit
+    return Answerer(backbone, task, None, limit=most, in_context=InContext(backbone, examples, DEFAULT_RESERVE))
 
 
 def _room(card: Card) -> tuple[int, int | None]:

@@ -21,7 +21,8 @@ class Evaluation:
     """What came out: `n` records were scored of the `available` ones (fewer: a sample chosen by hash).
 
     ungrounded: generated mentions that are not in the text (each is an error); malformed: parts of answers that follow
-    no format; omitted: records of which a part could not be shown. `errors` for NER only.
+    no format; omitted: records of which a part could not be shown. `errors` for NER only. `in_context`: how many solved
+    examples were given, and how many of them fitted before a question (mean, least).
     """
 
     task: TaskDefinition
@@ -35,6 +36,7 @@ class Evaluation:
     omitted: int
     errors: ErrorCounts | None
     predictions: tuple[Prediction, ...] = ()
+    in_context: dict[str, float | int] | None = None
 
     @property
     def value(self) -> Score:
@@ -56,6 +58,7 @@ class Evaluation:
             "malformed": self.malformed,
             "omitted": self.omitted,
         }
+        found |= {"in_context": self.in_context} if self.in_context else {}
         return found | ({"errors": asdict(self.errors)} if self.errors else {})
 
 
@@ -86,6 +89,7 @@ def evaluate_records(
         omitted=sum(p.omitted > 0 for p in predictions),
         errors=error_analysis(chosen, predictions, list(task.labels)) if task.type == "ner" else None,
         predictions=tuple(predictions),
+        in_context=answerer.in_context.summary() if answerer.in_context else None,
     )
 
 

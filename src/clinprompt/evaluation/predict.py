@@ -12,6 +12,7 @@ from clinprompt.backbone.encoding import encode
 from clinprompt.backbone.model import Backbone
 from clinprompt.backbone.presets import PromptPosition
 from clinprompt.evaluation.decoding import Decoder
+from clinprompt.methods.in_context import InContext
 from clinprompt.prompts.artifact import TaskPrompt
 from clinprompt.prompts.bank import Bank, DirectBank
 from clinprompt.records import Record
@@ -34,6 +35,7 @@ def predict(
     reserve: int = 256,
     window: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    in_context: InContext | None = None,
 ) -> list[Prediction]:
     """Predictions for records, in order; gold is hidden from the model. `prompt` (l, d), a bank's first row, or None
     for zero-shot.
@@ -43,7 +45,7 @@ def predict(
     bank = as_bank(backbone, prompt)
     decoder = Decoder(backbone, bank, position)
     codec = task_codec(backbone, task, bank.length, reserve, window)
-    return answer_records(decoder, codec, task, records, limit, progress)
+    return answer_records(decoder, codec, task, records, limit, progress, in_context)
 
 
 def as_bank(backbone: Backbone, prompt: Tensor | Bank | None) -> Bank:
@@ -60,12 +62,17 @@ def answer_records(
     records: Sequence[Record],
     limit: int,
     progress: Callable[[int, int], None] | None = None,
+    in_context: InContext | None = None,
 ) -> list[Prediction]:
-    """Records through codec, decoder (its first row) and codec again, in order; gold is hidden from the model."""
+    """Records through codec, decoder (its first row) and codec again, in order; gold is hidden from the model.
+
+    With `in_context` solved examples stand before every question.
+    """
     hidden = [blind(task, record) for record in records]
     rendered = [codec.render(record) for record in hidden]
     flat = [example for examples in rendered for example in examples]
-    outputs = iter(answer(decoder, flat, [0] * len(flat), limit, progress))
+    asked = in_context.before(flat) if in_context else flat
+    outputs = iter(answer(decoder, asked, [0] * len(asked), limit, progress))
     return [
         codec.parse(record, examples, [next(outputs) for _ in examples])
         for record, examples in zip(hidden, rendered, strict=True)
