@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from clinprompt.commands import adapt, bake, data, demo, drift, evaluate, inspect, learn, predict
+from clinprompt.commands import adapt, bake, data, demo, drift, evaluate, inspect, learn, predict, report, serve
 from clinprompt.errors import ClinpromptError
 from clinprompt.version import __version__
 
@@ -100,8 +100,11 @@ app.command("adapt")(adapt.adapt)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("inspect")(inspect.inspect)
+app.command("report")(report.report)
 app.command("drift")(drift.drift)
 app.command("bake")(bake.bake)
+app.command("serve")(serve.serve)
+app.command("serve-key")(serve.serve_key)
 
 
 def main() -> None:

@@ -1,0 +1,329 @@
+"""The sections of a report about what was spent: tuning budgets, costs per target, the metaprompt's price, errors."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from clinprompt.experiments import figures
+from clinprompt.experiments.board import Board, heading, stat
+from clinprompt.experiments.document import Figure, Paragraph, Section, Table
+from clinprompt.experiments.results import Cell
+from clinprompt.experiments.worth import Saved, Worth, examples_saved, mean_cost, metaprompt_lines, worth
+
+# In the order of the issue's list; what else a task counts comes behind.
+ERROR_KINDS = ("missed", "spurious", "boundary", "type", "ungrounded", "malformed")
+NO_ERRORS = ("correct",)
+SHOWN_IDS = 5
+
+
+def quantity(value: float | None, unit: str) -> str:
+    """1.2e+12 FLOP as 1.2 TFLOP, 4000 bytes as 4.0 KB; an en dash for what was not measured."""
+    if value is None:
+        return "–"
+    if unit == "s":
+        return f"{value:,.1f} s" if value < 600 else f"{value / 60:,.1f} min"
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "K" if unit == "B" else "k")):
+        if value >= factor:
+            return f"{value / factor:,.1f} {prefix}{unit}"
+    return f"{value:,.0f} {unit}"
+
+
+# -- what a target costs ---------------------------------------------------------------------------------
+
+
+def cost_section(board: Board, draw: bool) -> Section:
+    """Trained numbers, stored bytes, operations, seconds, energy: means over targets and runs."""
+    section = Section("What a target costs")
+    rows, data = [], []
+    for method in (*board.main_methods, *board.ablations):
+        targets = [t for t in board.targets if board.runs(t, method)]
+        cells = [c for t in targets for c in board.runs(t, method)]
+        mean = {
+            name: stat([float(getattr(c, name)) for c in cells]).mean
+            for name in ("trainable", "trainable_percent", "stored_bytes", "predict_seconds")
+        }
+        spent = {unit: mean_cost(board, method, unit, targets) for unit in ("flops", "seconds", "joules")}
+        per_record = stat([c.predict_seconds / c.n for c in cells]).mean
+        rows.append(
+            (
+                heading(board, method),
+                round(mean["trainable"]),
+                f"{mean['trainable_percent']:.4f} %",
+                quantity(mean["stored_bytes"], "B"),
+                quantity(spent["flops"], "FLOP"),
+                quantity(spent["seconds"], "s"),
+                quantity(spent["joules"], "J"),
+                f"{1000 * per_record:,.0f} ms",
+            )
+        )
+        data.append({"method": method, "shots": board.shots_shown(method), "targets": len(targets), **mean, **spent})
+    columns = (
+        "method",
+        "trained numbers",
+        "of the model",
+        "stored per target",
+        "training",
+        "training time",
+        "energy",
+        "answer, per record",
+    )
+    caption = "Means over targets and runs; training includes all tuning trials. – : the machine does not report it."
+    section.blocks.append(Table("costs", columns, tuple(rows), caption, tuple(data)))
+    svg = figures.parameters(board) if draw else None
+    if svg is not None:
+        alt = "Average score of each method against the numbers it trains per target, on a logarithmic axis."
+        section.blocks.append(Figure("parameters", svg, alt, "Bars: one standard deviation over runs."))
+    return section
+
+
+# -- tuning ----------------------------------------------------------------------------------------------
+
+
+def budgets(board: Board) -> dict[str, int]:
+    """Per method that trains, the largest number of trials of a cell."""
+    trained = {c.method for c in board.cells if c.trainable}
+    return {m: max(len(c.trials) for c in board.cells if c.method == m) for m in board.methods if m in trained}
+
+
+def tuning_section(board: Board) -> Section:
+    rows = []
+    for method in budgets(board):
+        cells = [c for c in board.cells if c.method == method]
+        counts = sorted({len(c.trials) for c in cells})
+        judged = sorted({t.on for c in cells for t in c.trials if t.on})
+        grid: dict[str, list[Any]] = {}
+        for cell in cells:
+            for trial in cell.trials:
+                for name, value in trial.values.items():
+                    grid.setdefault(name, []).append(value)
+        tried = "; ".join(f"{name}: {', '.join(_distinct(values))}" for name, values in grid.items())
+        rows.append(
+            (
+                f"`{method}`",
+                "–".join(str(c) for c in (counts if len(counts) < 2 else (counts[0], counts[-1]))),
+                ", ".join(judged) or "–",
+                tried or "–",
+                _chosen(cells),
+            )
+        )
+    section = Section("Tuning")
+    if not rows:
+        section.blocks.append(Paragraph("No method was trained."))
+        return section
+    found = set(budgets(board).values())
+    section.blocks.append(
+        Paragraph(
+            f"Every trained method had {found.pop()} trials."
+            if len(found) == 1
+            else "**The tuning budgets are not equal**: "
+            + ", ".join(f"`{m}` {n}" for m, n in budgets(board).items())
+            + " trials. A comparison in which one side had fewer is biased against it."
+        )
+    )
+    columns = ("method", "trials per run", "chosen on", "tried", "chosen (runs)")
+    section.blocks.append(Table("tuning", columns, tuple(rows), "Nothing is chosen on test records.", texts=5))
+    return section
+
+
+def _distinct(values: Sequence[Any]) -> list[str]:
+    texts = {json.dumps(v, sort_keys=True): v for v in values}
+    ordered = sorted(texts, key=lambda t: (0, float(texts[t]), "") if _number(texts[t]) else (1, 0.0, t))
+    return [t.strip('"') for t in ordered]
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _chosen(cells: Sequence[Cell]) -> str:
+    names = list(dict.fromkeys(name for c in cells for name in c.chosen))
+    parts = []
+    for name in names:
+        counts = Counter(json.dumps(c.chosen[name], sort_keys=True) for c in cells if name in c.chosen)
+        shown = [f"{value.strip(chr(34))} ({count}×)" for value, count in sorted(counts.items(), key=lambda x: -x[1])]
+        parts.append(f"{name}: {', '.join(shown[:6])}" + (" …" if len(shown) > 6 else ""))
+    return "; ".join(parts) or "–"
+
+
+# -- the metaprompt's price ------------------------------------------------------------------------------
+
+
+def verdict(found: Worth) -> str:
+    """Whether and when the metaprompt pays, in one phrase, the score counted in."""
+    worse = found.score.value < 0
+    sure = found.score.high < 0 or found.score.low > 0  # nan: not sure
+    gain = f"{found.score.value:+.1f} points" + ("" if sure else ", which may be chance")
+    if found.targets is None:
+        return f"never: a target costs no less than with {found.other} ({gain})"
+    saved = f"after {found.targets:,} targets"
+    return f"{saved}, at a lower score ({gain})" if worse else f"{saved} ({gain})"
+
+
+def worth_section(board: Board, others: Sequence[str]) -> Section | None:
+    """After how many targets the metaprompt has paid, and how many examples it saves. None without a metaprompt."""
+    lines, rows = metaprompt_lines(board), []
+    found = worth(board, others)
+    section = Section("What the metaprompt costs, and what it saves")
+    if not lines:
+        return None
+    names = {"seconds": "s", "flops": "FLOP", "joules": "J"}
+    for one in found:
+        unit = names[one.unit]
+        rows.append(
+            (
+                one.other,
+                {"seconds": "time", "flops": "operations", "joules": "energy"}[one.unit],
+                quantity(one.learn, unit),
+                quantity(one.reference, unit),
+                quantity(one.other_cost, unit),
+                one.targets if one.targets is not None else "never",
+                verdict(one),
+            )
+        )
+    sources = sorted({len(line.sources) for line in lines if line.sources})
+    about = f" from {' or '.join(str(n) for n in sources)} sources" if sources else ""
+    section.blocks.append(
+        Paragraph(
+            f"Learning the metaprompt{about} is paid once, before the first target. Each further target costs what "
+            f"adapting `{board.reference}` costs. It pays in a unit when a target costs less of it than with the other "
+            "method, and then only after the number of targets shown."
+        )
+    )
+    if rows:
+        columns = (
+            "against",
+            "counted in",
+            "metaprompt, once",
+            f"{board.reference}, per target",
+            "other, per target",
+            "pays after targets",
+            "in words",
+        )
+        data = tuple(
+            {
+                "other": w.other,
+                "unit": w.unit,
+                "metaprompt": w.learn,
+                "reference_per_target": w.reference,
+                "other_per_target": w.other_cost,
+                "pays_after_targets": w.targets,
+                "score_difference": w.score.value,
+                "low": w.score.low,
+                "high": w.score.high,
+            }
+            for w in found
+        )
+        caption = f"Mean of {len(lines)} metaprompt(s); training and tuning of the targets, prediction not counted."
+        section.blocks.append(Table("worth", columns, tuple(rows), caption, data))
+    saved = examples_saved(board)
+    if saved:
+        section.blocks.append(_saved_table(board, saved))
+    return section
+
+
+def _saved_table(board: Board, saved: Sequence[Saved]) -> Table:
+    rows = []
+    for one in saved:
+        needs = "none measured is enough" if one.needs is None else ("all" if one.needs == "full" else one.needs)
+        rows.append((f"`{one.other}`", one.shots, f"{one.score:.1f}", str(needs)))
+    columns = ("other method", f"examples of {board.reference}", "its average", "examples the other needs for that")
+    caption = "Examples saved. Averages over the targets both have; among the numbers of examples that were measured."
+    return Table("examples-saved", columns, tuple(rows), caption)
+
+
+# -- errors ----------------------------------------------------------------------------------------------
+
+
+def errors_section(board: Board, draw: bool) -> Section | None:
+    """Per type of task and method the mean number of errors by kind in a run, and ids of records that show them."""
+    section = Section("Errors")
+    for kind in dict.fromkeys(board.types.values()):
+        table = _error_table(board, kind)
+        if table is None:
+            continue
+        section.blocks.append(table)
+        kinds = [k for k in table.columns[1:] if k not in NO_ERRORS]
+        if draw and len(kinds) > 2:
+            counts = {str(row["method"]): {k: float(row[k] or 0) for k in kinds} for row in table.data}
+            title = f"{figures.TYPE_NAMES[kind]}: errors in a run over all its test records"
+            alt = f"Errors by kind and method for {figures.TYPE_NAMES[kind].lower()}; the table before has the numbers."
+            section.blocks.append(Figure(f"errors-{kind}", figures.errors(kinds, counts, title), alt))
+    examples = _example_table(board)
+    if examples is not None:
+        section.blocks.append(examples)
+    return section if section.blocks else None
+
+
+def _error_table(board: Board, kind: str) -> Table | None:
+    targets = [t for t in board.complete_targets(board.main_methods) if board.types[t] == kind]
+    cells = [c for t in targets for m in board.main_methods for c in board.runs(t, m)]
+    present = {name for c in cells for name in c.errors}
+    kinds = [k for k in (*NO_ERRORS, *ERROR_KINDS) if k in present]
+    kinds += sorted(present - set(kinds))
+    if not kinds:
+        return None
+    rows, data = [], []
+    for method in board.main_methods:
+        counts = {
+            k: sum(stat([float(c.errors.get(k, 0)) for c in board.runs(t, method)]).mean for t in targets)
+            for k in kinds
+        }
+        rows.append((heading(board, method), *(f"{counts[k]:,.1f}" for k in kinds)))
+        data.append({"type": kind, "method": heading(board, method), **counts})
+    caption = f"{figures.TYPE_NAMES[kind]}: mean count in a run, summed over {', '.join(f'`{t}`' for t in targets)}."
+    return Table(f"errors-{kind}", ("method", *kinds), tuple(rows), caption, tuple(data))
+
+
+def _example_table(board: Board) -> Table | None:
+    """Records of one run of the reference, by id: no text of a corpus stands in a report."""
+    rows = []
+    for target in board.targets:
+        cells = board.runs(target, board.reference)
+        if not cells:
+            continue
+        cell = cells[0]
+        for name, count, ids in _examples(board, cell):
+            rows.append((f"`{target}`", name, count, ", ".join(f"`{i}`" for i in ids) or "–"))
+    if not rows:
+        return None
+    caption = (
+        f"Records of the first run of `{board.reference}` that show an error, by id; `clinprompt data show` prints a "
+        "corpus's records. No text of a record stands in this report."
+    )
+    columns = ("target", "error", "records", "for example")
+    return Table("error-examples", columns, tuple(rows), caption, texts=2)
+
+
+def _examples(board: Board, cell: Cell) -> list[tuple[str, int | None, tuple[str, ...]]]:
+    """(kind, number of records that show it, some ids): what the cell itself names, else what its counts say."""
+    if cell.error_records:
+        named = sorted(cell.error_records.items(), key=lambda item: _error_order(item[0]))
+        return [(kind, None, ids[:SHOWN_IDS]) for kind, ids in named if kind not in NO_ERRORS and ids]
+    known = board.results.test_sets.get(cell.test_set)
+    ids = known.ids if known is not None else ()
+    rows: list[tuple[str, int | None, tuple[str, ...]]] = []
+    for name, hit in _shows(cell).items():
+        if hit:
+            rows.append((name, len(hit), tuple(ids[i] for i in hit[:SHOWN_IDS] if i < len(ids))))
+    return rows
+
+
+def _error_order(kind: str) -> tuple[int, str]:
+    return (ERROR_KINDS.index(kind) if kind in ERROR_KINDS else len(ERROR_KINDS), kind)
+
+
+def _shows(cell: Cell) -> dict[str, list[int]]:
+    """Kind of error → the places of the records that show it."""
+    missed, spurious, wrong = [], [], []
+    for place, value in enumerate(cell.per_example):
+        if isinstance(value, tuple):
+            if value[2]:
+                missed.append(place)
+            if value[1]:
+                spurious.append(place)
+        elif value == 0:
+            wrong.append(place)
+    return {"something missed": missed, "something not in gold": spurious, "wrong": wrong}
