@@ -124,14 +124,14 @@ def _given_entities(task: TaskDefinition) -> bool:
 
 
 def _complete(task: TaskDefinition, record: Record, path: Path, line: int | None) -> Record:
-    lacks = _lacking(task, record)
+    lacks = lacking(task, record)
     if lacks is None:
         return record
     cure = "Give JSON Lines with these fields" + (", or BRAT .txt/.ann pairs." if lacks == "relation" else ".")
     raise CorpusError(path, line, f"record {record.id!r}: the task {task.name!r} needs {NEEDS[lacks]}.", cure)
 
 
-def _lacking(task: TaskDefinition, record: Record) -> str | None:
+def lacking(task: TaskDefinition, record: Record) -> str | None:
     """The key of NEEDS that the record does not meet, None if it has all."""
     if task.type == "nli" and not record.hypothesis:
         return "nli"

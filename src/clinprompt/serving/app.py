@@ -1,0 +1,53 @@
+"""The application: routes of one service behind its guards."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+
+from clinprompt.serving import operation_routes, prediction_routes, problems, task_routes
+from clinprompt.serving.middleware import Guard
+from clinprompt.serving.service import Service
+from clinprompt.version import __version__
+
+log = logging.getLogger("clinprompt.serving")
+ABOUT = (
+    "One frozen language model, many clinical NLP tasks. Research software: not a medical device, not for decisions "
+    "about patients."
+)
+
+
+def create_app(service: Service) -> FastAPI:
+    """The ASGI application of a service; starts and stops it with its lifespan."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_exception_handler(_note)
+        beside = await service.start()
+        try:
+            yield
+        finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+            await service.stop()
+
+    app = FastAPI(title="clinprompt", version=__version__, description=ABOUT, lifespan=lifespan)
+    app.state.service = service
+    app.include_router(prediction_routes.router(service))
+    app.include_router(task_routes.router(service))
+    app.include_router(operation_routes.router(service))
+    problems.install(app)
+    app.add_middleware(Guard, service=service)
+    return app
+
+
+def _note(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What asyncio reports of forgotten tasks, without the values they held."""
+    error = context.get("exception")
+    log.error("event loop: %s", type(error).__name__ if error else "a warning")

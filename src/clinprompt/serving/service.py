@@ -1,0 +1,71 @@
+"""What the routes share: engine, library, limits, keys, books."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clinprompt.serving.admission import Admission
+from clinprompt.serving.audit import Audit
+from clinprompt.serving.engine import Engine, ServedTask, UnknownTask
+from clinprompt.serving.keys import Keys
+from clinprompt.serving.library import Library
+from clinprompt.serving.metrics import Metrics
+from clinprompt.serving.settings import ServerSettings
+
+
+@dataclass
+class Service:
+    """One server's parts. `keys` None: no key is asked for."""
+
+    engine: Engine
+    library: Library
+    settings: ServerSettings = field(default_factory=ServerSettings)
+    keys: Keys | None = None
+    audit: Audit | None = None
+
+    def __post_init__(self) -> None:
+        self.admission = Admission(self.settings.queue)
+        self.metrics = Metrics(self.engine, self.admission)
+        self.ready = False
+
+    def task(self, name: str) -> ServedTask:
+        """A task by served name. Raises UnknownTask, which never repeats what was asked for."""
+        tasks = self.engine.tasks()
+        if name not in tasks:
+            raise UnknownTask(f"no such task. Served: {', '.join(sorted(tasks)) or '(none)'}.")
+        return tasks[name]
+
+    async def start(self) -> list[asyncio.Task[None]]:
+        """Load the folder; returns the tasks that run beside the server."""
+        await self.library.refresh()
+        self.ready = True
+        return [asyncio.create_task(self.library.watch(self.settings.watch_seconds))]
+
+    async def stop(self) -> None:
+        """Answer what was accepted and close everything."""
+        self.ready = False
+        await self.engine.close()
+        if self.audit is not None:
+            self.audit.close()
+
+    @classmethod
+    def of_folder(
+        cls,
+        folder: Path,
+        engine: Engine,
+        settings: ServerSettings | None = None,
+        *,
+        keys: Path | None = None,
+        audit: Path | None = None,
+        metaprompts: tuple[Path, ...] = (),
+    ) -> Service:
+        """A service of the task files in a folder. Raises ClinpromptError for what cannot be read or written."""
+        return cls(
+            engine,
+            Library(folder, engine, metaprompts),
+            settings or ServerSettings(),
+            Keys(keys) if keys else None,
+            Audit(audit) if audit else None,
+        )
