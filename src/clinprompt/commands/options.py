@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -81,12 +81,16 @@ class ModelChoice:
         """The backbone; `default` where no name was given."""
         from clinprompt.backbone.model import load_backbone
 
+        return load_backbone(**self.arguments(default))
+
+    def arguments(self, default: str) -> dict[str, Any]:
+        """The arguments of `load_backbone`, for a process that loads it elsewhere."""
         if self.quantise not in (None, "4bit"):
             raise TrainingError(f"--quantise {self.quantise}: only 4bit is known.")
-        return load_backbone(
-            self.name or default,
-            dtype=self.dtype,
-            device=self.device,
-            quantise="4bit" if self.quantise else None,
-            autocast=self.autocast,
-        )
+        return {
+            "name": self.name or default,
+            "dtype": self.dtype,
+            "device": self.device,
+            "quantise": self.quantise,
+            "autocast": self.autocast,
+        }

@@ -133,7 +133,6 @@ class Local:
     bench: Workbench
     claims: Claims
     rows: int
-    sweep: Sweep
     progress: Progress | None = None
 
     def metaprompts(self, jobs: Sequence[MetaJob], after: Callable[[MetaJob], None]) -> None:
