@@ -196,7 +196,7 @@ def test_inspect(place: Path, tmp_path: Path) -> None:
 
 def test_data(place: Path, tmp_path: Path) -> None:
     rows = run_json("data", "list")
-    assert len(rows) == 31 and {"id", "licence", "permissive", "splits"} <= set(rows[0])
+    assert len(rows) == 31 + 26 and {"id", "licence", "permissive", "splits"} <= set(rows[0])
     assert "ncbi-disease" in run("data", "list")
     missing = run_json("data", "verify", "mqp", "--data-dir", tmp_path, code=2)
     assert [set(row) >= {"id", "ok", "splits"} for row in missing] == [True] and not missing[0]["ok"]

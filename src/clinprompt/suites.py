@@ -25,12 +25,14 @@ from clinprompt.tasks.definition import SPLITS, TaskDefinition, load_task
 
 __all__ = [
     "Suite",
+    "SuiteAverage",
     "TaskData",
     "load_suite",
     "load_task_data",
     "resolve_data_dir",
     "resolve_task",
     "show",
+    "suite_average",
     "suite_data",
 ]
 
@@ -64,6 +66,9 @@ class Suite(BaseModel):
     description: str = ""
     sources: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
+    average: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="task name: the metrics whose mean is its score; see `suite_average`"
+    )
 
     @property
     def tasks(self) -> tuple[tuple[str, Role], ...]:
@@ -118,7 +123,48 @@ def _parse_suite(text: str, where: str, folder: Path) -> Suite:
     twice = sorted({task for task in listed if listed.count(task) > 1})
     if twice:
         raise TaskError(f"{where}: listed more than once: {', '.join(twice)}. A task is a source or a target, once.")
-    return suite.model_copy(update=resolved)
+    suite = suite.model_copy(update=resolved)
+    _check_average(suite, where)
+    return suite
+
+
+def _check_average(suite: Suite, where: str) -> None:
+    names = [resolve_task(task).name for task, _ in suite.tasks] if suite.average else []
+    for task, metrics in suite.average.items():
+        if task not in names:
+            raise TaskError(f"{where}: `average`: " + unknown_name("task of the suite", task, names))
+        if not metrics:
+            raise TaskError(f"{where}: `average`: {task} has no metrics. Name the metrics whose mean is its score.")
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteAverage:
+    """A benchmark's one number, and the score of each task that it is the mean of; in the unit of the metrics."""
+
+    value: float
+    tasks: Mapping[str, float]
+
+
+def suite_average(suite: Suite, scores: Mapping[str, Mapping[str, float]]) -> SuiteAverage:
+    """The leaderboard's average: the mean over a task's metrics, then the unweighted mean over the tasks (GLUE, arXiv
+    1804.07461, §3; SuperGLUE, arXiv 1905.00537, §3).
+
+    `scores`: task → metric → value, as `evaluate --json` has them under "metrics" (there: ["value"]). A metric that is
+    undefined is nan, and so is the average. Raises TaskError if the suite defines no average or a score is missing:
+    an average over some of the tasks is another number.
+    """
+    if not suite.average:
+        raise TaskError(f"suite {suite.name}: defines no `average`. Add one to its YAML: task name: [metric, …].")
+    per_task = {}
+    for task, metrics in suite.average.items():
+        lacking = [metric for metric in metrics if metric not in scores.get(task, {})]
+        if lacking:
+            raise TaskError(
+                f"suite {suite.name}: no score of {task} for {lacking[0]}. The average is over all "
+                f"{len(suite.average)} tasks: evaluate {task} on its test split first."
+            )
+        per_task[task] = sum(scores[task][metric] for metric in metrics) / len(metrics)
+    return SuiteAverage(sum(per_task.values()) / len(per_task), per_task)
 
 
 def _explain(error: Any) -> str:

@@ -17,7 +17,7 @@ from clinprompt.errors import DataMissingError, TaskError
 from clinprompt.records import Entity, Record
 from clinprompt.tasks.definition import SPLITS
 
-IDS = catalog.catalog_ids()
+IDS = catalog.catalog_ids("clinical")
 SOURCES = [i for i in IDS if catalog.catalog_entry(i).role == "source"]
 TARGETS = [i for i in IDS if catalog.catalog_entry(i).role == "target"]
 

@@ -25,16 +25,34 @@ SuiteName = Annotated[str | None, typer.Option("--suite", help="All corpora of t
 
 
 @app.command("list")
-def list_(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """The catalog: type, role, licence, size, records per split, and what lies on this disk."""
-    from clinprompt.corpora.catalog import list_catalog, resolve_data_dir
+def list_(suite: SuiteName = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """The catalog: type, role, licence, size, records per split, and what lies on this disk.
 
-    rows = list_catalog(data_dir)
+    The general benchmarks (GLUE, SuperGLUE, MMLU, commonsense reasoning) have a line each; --suite shows the tasks of
+    one. --json lists every task of both kinds.
+
+    \b
+    Examples:
+      clinprompt data list
+      clinprompt data list --suite superglue
+    """
+    from clinprompt.corpora.catalog import catalog_ids, list_catalog
+
+    chosen = _chosen(None, suite, everything=False) if suite else None
     if as_json:
-        print_json(rows)
+        print_json(list_catalog(data_dir, chosen))
         return
+    _print_corpora(list_catalog(data_dir, chosen or catalog_ids("clinical")), suite or "Public corpora", data_dir)
+    if suite is None:
+        _print_benchmarks(list_catalog(data_dir, catalog_ids("general")))
+
+
+def _print_corpora(rows: list[dict[str, Any]], title: str, data_dir: Path | None) -> None:
+    from clinprompt.corpora.catalog import resolve_data_dir
+
+    carved = " † validation is set aside from training." if any(row["carved"] for row in rows) else ""
     print_table(
-        "Public corpora",
+        title,
         ("id", "type", "role", "licence", "download", "train / validation / test", "here"),
         [
             (
@@ -42,21 +60,37 @@ def list_(data_dir: DataDir = None, as_json: AsJson = False) -> None:
                 row["type"],
                 row["role"],
                 row["licence"] + ("" if row["permissive"] else " *"),
-                size(row["bytes"]),
-                " / ".join(f"{row['splits'].get(s, 0):,}" for s in SPLITS),
+                "" if row["bytes"] is None else size(row["bytes"]),
+                " / ".join("†" if row["carved"] and s == "validation" else f"{row['splits'][s]:,}" for s in SPLITS),
                 row["local"],
             )
             for row in rows
         ],
-        caption=f"* asks for consent. Data folder: {resolve_data_dir(data_dir)}",
+        caption=f"* asks for consent.{carved} Data folder: {resolve_data_dir(data_dir)}",
     )
+
+
+def _print_benchmarks(rows: list[dict[str, Any]]) -> None:
+    """One line per suite whose tasks are all general ones."""
+    from clinprompt.suites import load_suite, suite_names
+
+    by_id = {row["id"]: row for row in rows}
+    lines = []
+    for name in suite_names():
+        tasks = [task for task, _ in load_suite(name).tasks]
+        if all(task in by_id for task in tasks):
+            short = ", ".join(task.removeprefix(f"{name}-") for task in tasks)
+            here = sum(by_id[task]["local"] for task in tasks)
+            lines.append((name, len(tasks), short, f"{here} of {len(tasks)}"))
+    caption = "From the Hugging Face hub; `clinprompt data list --suite NAME` shows the tasks and their licences."
+    print_table("General benchmarks", ("suite", "tasks", "which", "here"), lines, caption=caption)
 
 
 @app.command()
 def get(
     ids: Ids = None,
     suite: SuiteName = None,
-    everything: Annotated[bool, typer.Option("--all", help="All corpora of the catalog.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All clinical corpora of the catalog.")] = False,
     accept_licence: Annotated[
         bool, typer.Option("--accept-licence", help="I have read the licences that are not permissive and accept them.")
     ] = False,
@@ -70,6 +104,7 @@ def get(
     Examples:
       clinprompt data get ncbi-disease
       clinprompt data get --suite open-clinical --data-dir corpora
+      clinprompt data get --suite glue --accept-licence
     """
     from clinprompt.corpora.catalog import get as fetch
 
@@ -89,7 +124,8 @@ def get(
 def verify(ids: Ids = None, suite: SuiteName = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Check local copies: every checksum, and the records per split against the catalog. Exit code 2 if one is not ok.
 
-    Without ids, the whole catalog. --json prints a list of {"id", "ok", "splits", "problems"}.
+    Without ids, all clinical corpora. --json prints a list of {"id", "ok", "splits", "problems"}; for the general
+    benchmarks also "checksums": whether they are known, which they are for files that `get` brought.
     """
     from clinprompt.corpora.catalog import verify as check
 
@@ -174,7 +210,7 @@ def _chosen(ids: list[str] | None, suite: str | None, everything: bool) -> list[
     from clinprompt.suites import load_suite
 
     if everything:
-        return list(catalog_ids())
+        return list(catalog_ids("clinical"))
     chosen = list(ids or [])
     if suite is not None:
         chosen += [name for name, _ in load_suite(suite).tasks if name in catalog_ids() and name not in chosen]

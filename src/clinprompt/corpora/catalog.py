@@ -1,6 +1,7 @@
 """The catalog of public corpora: where each one lives, under which licence, and how it becomes records.
 
-One YAML file per corpus in `catalog_entries/`. No corpus is redistributed: an entry names public files at pinned
+One YAML file per corpus in `catalog_entries/`, and one per task of the general benchmarks in `catalog_general/`. No
+corpus is redistributed: an entry names public files at pinned
 revisions, with their sizes and checksums; a local copy lies in ``<data folder>/<corpus id>/<path>``.
 """
 
@@ -10,6 +11,7 @@ import os
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.resources import files as package_files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,25 +21,23 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clinprompt.corpora.download import Consent, fetch, file_is_intact
+from clinprompt.corpora.general.registry import CONVERTERS
+from clinprompt.corpora.hub_corpus import load_hub, missing_parts
+from clinprompt.corpora.hub_download import fetch_hub, hub_problems, known_files
+from clinprompt.corpora.hub_files import HubSource, PublicFile
 from clinprompt.corpora.public.registry import LOADERS
 from clinprompt.errors import ClinpromptError, DataMissingError, TaskError, unknown_name
 from clinprompt.records import Record
 from clinprompt.tasks.definition import SPLITS, TaskDefinition, TaskType
 
 DATA_VARIABLE = "CLINPROMPT_DATA"
-_ENTRIES = package_files("clinprompt.corpora") / "catalog_entries"
+Collection = Literal["clinical", "general"]
+"""Clinical corpora come from repositories of files; the general benchmarks from the Hugging Face hub."""
+_FOLDERS: dict[Collection, Traversable] = {
+    "clinical": package_files("clinprompt.corpora") / "catalog_entries",
+    "general": package_files("clinprompt.corpora") / "catalog_general",
+}
 _YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same safe subset, ten times as fast
-
-
-class PublicFile(BaseModel):
-    """One file of a corpus: `path` below the corpus's local folder, `upstream` in its repository."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: str
-    upstream: str
-    bytes: int = Field(ge=0)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class Source(BaseModel):
@@ -57,6 +57,7 @@ class CatalogEntry(BaseModel):
     MIT); for all others (NC, ND, SA, registration, none stated) `get` asks for consent. `expected` counts the records
     per split. `withheld` are ids of training records that repeat a text of a target's test split: `load_corpus` has
     them, `clinprompt.suites.load_task_data` leaves them out. `files_of` names the entry whose files this one reads.
+    A task of a general benchmark has `hub` instead of `sources`; its `loader` converts rows.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -74,6 +75,12 @@ class CatalogEntry(BaseModel):
     withheld: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
     files_of: str = ""
+    hub: HubSource | None = None
+
+    @property
+    def collection(self) -> Collection:
+        """Which of the two parts of the catalog it stands in."""
+        return "general" if self.hub is not None else "clinical"
 
     @property
     def type(self) -> TaskType:
@@ -91,37 +98,47 @@ class CatalogEntry(BaseModel):
         return own + (catalog_entry(self.files_of).origins if self.files_of else ())
 
     @property
-    def download_size(self) -> int:
-        """Bytes to download for a complete copy."""
-        return sum(file.bytes for file in self.files)
+    def download_size(self) -> int | None:
+        """Bytes to download for a complete copy; None where only the hub knows."""
+        return None if self.hub is not None else sum(file.bytes for file in self.files)
 
     def folder(self, data_dir: Path) -> Path:
-        """Where the local copy lies."""
+        """Where the local copy lies; the tasks of one repository on the hub share it."""
+        if self.hub is not None:
+            return data_dir / self.hub.folder_name
         return data_dir / (self.files_of or self.id)
 
 
 @cache
-def catalog_ids() -> tuple[str, ...]:
-    """The ids of all corpora: sources first, then targets, by task type within each, then by name."""
-    entries = [catalog_entry(item.name.removesuffix(".yaml")) for item in _ENTRIES.iterdir() if _is_entry(item.name)]
+def catalog_ids(collection: Collection | None = None) -> tuple[str, ...]:
+    """The ids of all corpora, or of one collection: clinical before general, sources before targets, by task type
+    within each, then by name; the general ones by name."""
+    if collection is None:
+        return (*catalog_ids("clinical"), *catalog_ids("general"))
+    entries = [catalog_entry(name) for name in _names(collection)]
     order: dict[str, int] = {"ner": 0, "relation": 1, "qa": 2, "nli": 3, "summarization": 4}
-    entries.sort(key=lambda entry: (entry.role != "source", order[entry.type], entry.id))
+    if collection == "general":
+        entries.sort(key=lambda entry: entry.id)
+    else:
+        entries.sort(key=lambda entry: (entry.role != "source", order[entry.type], entry.id))
     return tuple(entry.id for entry in entries)
 
 
 @cache
 def catalog_entry(corpus_id: str) -> CatalogEntry:
     """The entry with this id. Raises TaskError, with the closest id, if there is none."""
-    resource = _ENTRIES / f"{corpus_id}.yaml"
-    known = sorted(item.name.removesuffix(".yaml") for item in _ENTRIES.iterdir() if _is_entry(item.name))
-    if corpus_id not in known:
-        raise TaskError(unknown_name("corpus", corpus_id, known))
-    raw = yaml.load(resource.read_text(encoding="utf-8"), Loader=_YamlLoader)  # noqa: S506 - a safe loader, see above
-    return CatalogEntry.model_validate(raw)
+    for collection, folder in _FOLDERS.items():
+        if corpus_id in _names(collection):
+            text = (folder / f"{corpus_id}.yaml").read_text(encoding="utf-8")
+            raw = yaml.load(text, Loader=_YamlLoader)  # noqa: S506 - a safe loader, see above
+            return CatalogEntry.model_validate(raw)
+    raise TaskError(unknown_name("corpus", corpus_id, sorted(name for c in _FOLDERS for name in _names(c))))
 
 
-def _is_entry(name: str) -> bool:
-    return name.endswith(".yaml")
+@cache
+def _names(collection: Collection) -> tuple[str, ...]:
+    names = (item.name for item in _FOLDERS[collection].iterdir())
+    return tuple(sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml")))
 
 
 def resolve_data_dir(option: Path | str | None = None) -> Path:
@@ -143,17 +160,21 @@ def load_corpus(corpus_id: str, data_dir: Path | str | None = None) -> dict[str,
     """
     entry = catalog_entry(corpus_id)
     folder = entry.folder(resolve_data_dir(data_dir))
+    if entry.hub is not None:
+        if lacking := missing_parts(entry.hub, folder):
+            raise DataMissingError(_missing_message(entry, folder, lacking, len(entry.hub.parts)))
+        return load_hub(entry.hub, folder, CONVERTERS[entry.loader])
     missing = [file.path for file in entry.files if not (folder / file.path).is_file()]
     if missing:
-        raise DataMissingError(_missing_message(entry, folder, missing))
+        raise DataMissingError(_missing_message(entry, folder, missing, len(entry.files)))
     splits = LOADERS[entry.loader](folder)
     return {split: splits.get(split, []) for split in SPLITS}
 
 
-def _missing_message(entry: CatalogEntry, folder: Path, missing: list[str]) -> str:
+def _missing_message(entry: CatalogEntry, folder: Path, missing: list[str], total: int) -> str:
     consent = "" if entry.permissive else " --accept-licence"
     return (
-        f"{entry.id}: {len(missing)} of {len(entry.files)} files are not in {folder} (first: {missing[0]}). "
+        f"{entry.id}: {len(missing)} of {total} files are not in {folder} (first: {missing[0]}). "
         f"Download them with `clinprompt data get {entry.id}{consent}`, or name a folder that has them as "
         f"<folder>/{folder.name}/<path> with --data-dir or {DATA_VARIABLE}."
     )
@@ -162,30 +183,41 @@ def _missing_message(entry: CatalogEntry, folder: Path, missing: list[str]) -> s
 # --- what the commands `data list | get | verify` do ------------------------------------------------------------------
 
 
-def list_catalog(data_dir: Path | str | None = None) -> list[dict[str, Any]]:
-    """One row per corpus, JSON-ready: identity, licence, size, counts, and whether the local copy is complete."""
+def list_catalog(
+    data_dir: Path | str | None = None, ids: tuple[str, ...] | list[str] | None = None
+) -> list[dict[str, Any]]:
+    """One row per corpus (of these, else of all), JSON-ready: identity, licence, size, counts, and whether the local
+    copy is complete. `bytes` is None where only the hub knows; `carved`: validation is set aside from training."""
     root = resolve_data_dir(data_dir)
     rows = []
-    for corpus_id in catalog_ids():
+    for corpus_id in catalog_ids() if ids is None else ids:
         entry = catalog_entry(corpus_id)
         folder = entry.folder(root)
         rows.append(
             {
                 "id": entry.id,
                 "title": entry.title,
+                "collection": entry.collection,
                 "type": entry.type,
                 "role": entry.role,
                 "licence": entry.licence,
                 "permissive": entry.permissive,
                 "labels": len(entry.task.labels),
                 "splits": dict(entry.expected),
+                "carved": entry.hub is not None and entry.hub.carves,
                 "bytes": entry.download_size,
-                "local": all((folder / file.path).is_file() for file in entry.files),
+                "local": _is_local(entry, folder),
                 "note": entry.note,
                 "reference": entry.reference,
             }
         )
     return rows
+
+
+def _is_local(entry: CatalogEntry, folder: Path) -> bool:
+    if entry.hub is not None:
+        return not missing_parts(entry.hub, folder)
+    return all((folder / file.path).is_file() for file in entry.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,13 +249,17 @@ def get(
         done = []
         for entry in entries:
             bar = bars.add_task(entry.id, total=entry.download_size)
-            count, size = fetch(entry, entry.folder(root), consent=consent, progress=partial(bars.advance, bar))
+            bring = fetch if entry.hub is None else fetch_hub
+            count, size = bring(entry, entry.folder(root), consent=consent, progress=partial(bars.advance, bar))
             done.append(Fetched(entry.id, entry.folder(root), count, size))
     return done
 
 
 def verify(ids: list[str] | tuple[str, ...] | None = None, data_dir: Path | str | None = None) -> list[dict[str, Any]]:
     """Check local copies: every checksum, then the records per split against the expected counts.
+
+    Files of the hub that `get` did not bring (copied by hand) have no known checksum; their rows are counted, and
+    "checksums" is False.
 
     Returns ``[{"id", "ok", "splits": {split: count}, "problems": [...]}, …]``; a corpus that is missing or damaged is a
     row that is not ok, never an exception.
@@ -234,16 +270,28 @@ def verify(ids: list[str] | tuple[str, ...] | None = None, data_dir: Path | str 
 
 def _verify_one(entry: CatalogEntry, root: Path) -> dict[str, Any]:
     folder = entry.folder(root)
-    problems = [
-        f"{file.path}: {'damaged: checksum differs' if (folder / file.path).is_file() else 'missing'}"
-        for file in entry.files
-        if not file_is_intact(folder / file.path, file.bytes, file.sha256)
-    ]
+    problems = hub_problems(folder, entry.hub) if entry.hub is not None else _damage(entry, folder)
     counts: dict[str, int] = {}
     try:
         counts = {split: len(records) for split, records in load_corpus(entry.id, root).items()}
     except ClinpromptError as error:
         problems.append(str(error))
-    if counts and counts != entry.expected:
+    if counts and not _as_expected(entry, counts):
         problems.append(f"records per split are {counts}, expected {entry.expected}")
-    return {"id": entry.id, "ok": not problems, "splits": counts, "problems": problems}
+    row = {"id": entry.id, "ok": not problems, "splits": counts, "problems": problems}
+    return row | ({"checksums": bool(known_files(folder, entry.hub))} if entry.hub is not None else {})
+
+
+def _damage(entry: CatalogEntry, folder: Path) -> list[str]:
+    return [
+        f"{file.path}: {'damaged: checksum differs' if (folder / file.path).is_file() else 'missing'}"
+        for file in entry.files
+        if not file_is_intact(folder / file.path, file.bytes, file.sha256)
+    ]
+
+
+def _as_expected(entry: CatalogEntry, counts: dict[str, int]) -> bool:
+    """Where validation is carved from training, which records it takes is not documented: their sum is."""
+    if entry.hub is not None and entry.hub.carves:
+        counts = {"train": counts["train"] + counts["validation"], "validation": 0, "test": counts["test"]}
+    return counts == entry.expected

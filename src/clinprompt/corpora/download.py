@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -18,7 +18,8 @@ import httpx
 from clinprompt.errors import ConsentError, DataMissingError
 
 if TYPE_CHECKING:
-    from clinprompt.corpora.catalog import CatalogEntry, PublicFile
+    from clinprompt.corpora.catalog import CatalogEntry
+    from clinprompt.corpora.hub_files import PublicFile
 
 Consent = bool | Callable[["CatalogEntry"], bool] | None
 Progress = Callable[[int], object]
@@ -26,7 +27,7 @@ Progress = Callable[[int], object]
 DEFAULT_HOST = "https://raw.githubusercontent.com"
 _CHUNK = 1 << 16
 _ATTEMPTS = 3
-_TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 
 
 def address(repository: str, revision: str, upstream: str, host: str = DEFAULT_HOST) -> str:
@@ -66,15 +67,23 @@ def fetch(
             wanted.append((address(repository, revision, file.upstream, host), file))
     if not wanted:
         return 0, 0
-    _require_consent(entry, consent)
+    require_consent(entry, consent)
+    return len(wanted), fetch_files(entry, wanted, folder, report, pause)
+
+
+def fetch_files(
+    entry: CatalogEntry, wanted: Sequence[tuple[str, PublicFile]], folder: Path, report: Progress, pause: float
+) -> int:
+    """Download (address, file) pairs into `folder`, resuming; returns the bytes that came over the network."""
     total = 0
-    with httpx.Client(timeout=_TIMEOUT, follow_redirects=True) as client:
+    with httpx.Client(timeout=TIMEOUT, follow_redirects=True) as client:
         for url, file in wanted:
             total += _fetch_file(client, entry, url, file, folder, report, pause)
-    return len(wanted), total
+    return total
 
 
-def _require_consent(entry: CatalogEntry, consent: Consent) -> None:
+def require_consent(entry: CatalogEntry, consent: Consent) -> None:
+    """Raise ConsentError, which shows the licence, unless it is permissive or `consent` says yes."""
     if entry.permissive:
         return
     agreed = consent(entry) if callable(consent) else consent
@@ -87,6 +96,8 @@ def _require_consent(entry: CatalogEntry, consent: Consent) -> None:
 
 
 def _homes(entry: CatalogEntry) -> str:
+    if entry.hub is not None:
+        return f"https://huggingface.co/datasets/{entry.hub.repository}"
     return ", ".join(dict.fromkeys(f"https://github.com/{repository}" for repository, _, _ in entry.origins))
 
 
@@ -122,7 +133,7 @@ def _fetch_file(
             break
         except httpx.TransportError as error:
             if attempt == _ATTEMPTS - 1:
-                raise DataMissingError(_unreachable(entry, url, folder, file, _reason(error))) from None
+                raise DataMissingError(_unreachable(entry, url, folder, file, reason_of(error))) from None
             time.sleep(pause * 2**attempt)
         except httpx.HTTPStatusError as error:
             reason = f"the server answers {error.response.status_code}"
@@ -162,7 +173,8 @@ def _receive(client: httpx.Client, url: str, part: Path, size: int) -> Iterator[
                     return
 
 
-def _reason(error: httpx.TransportError) -> str:
+def reason_of(error: httpx.TransportError) -> str:
+    """What went wrong on the way, in words."""
     if isinstance(error, httpx.TimeoutException):
         return "no answer in time"
     if isinstance(error, httpx.ConnectError):

@@ -9,6 +9,7 @@ import numpy as np
 
 from clinprompt.errors import TaskError, unknown_name
 from clinprompt.records import Record, Span
+from clinprompt.tasks.agreement import add_agreement
 from clinprompt.tasks.codec import Prediction
 from clinprompt.tasks.definition import TaskDefinition
 from clinprompt.tasks.scoring import (
@@ -28,10 +29,10 @@ _F1 = ("strict_f1", "strict_precision", "strict_recall")
 _METRICS: dict[str, tuple[str, ...]] = {
     "ner": (*_F1, "relaxed_f1", "relaxed_precision", "relaxed_recall", "ungrounded"),
     "relation": (*_F1, "ungrounded"),
-    "options": ("accuracy",),
-    "labels": ("accuracy", "macro_f1"),
+    "options": ("accuracy", "token_f1", "exact_match"),
+    "labels": ("accuracy", "macro_f1", "matthews"),
     "free": ("token_f1", "exact_match", "bertscore"),
-    "nli": ("accuracy", "macro_f1"),
+    "nli": ("accuracy", "macro_f1", "matthews", "pearson", "spearman", "part_accuracy", "question_match"),
     "summarization": ("rougeL", "rouge1", "rouge2", "bertscore"),
 }
 _SHEETS: dict[str, Callable[[TaskDefinition, Sequence[Record], Sequence[Prediction]], Sheet]] = {
@@ -41,12 +42,14 @@ _SHEETS: dict[str, Callable[[TaskDefinition, Sequence[Record], Sequence[Predicti
     "nli": nli_sheet,
     "summarization": summary_sheet,
 }
+# Not sums over records, so that whether a record is right stands for them where two methods are resampled together.
+_BY_RIGHTNESS = ("macro_f1", "matthews", "part_accuracy", "question_match")
 _CHUNK = 4_000_000  # resampling weights held at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A metric in 0..100 with the bounds of its 95 % percentile bootstrap interval."""
+    """A metric in 0..100 (correlations: -100..100) with the bounds of its 95 % percentile bootstrap interval."""
 
     value: float
     low: float
@@ -105,6 +108,7 @@ def sheet_of(task: TaskDefinition, gold: Sequence[Record], predictions: Sequence
                 "Give gold and predictions in the same order."
             )
     sheet = _SHEETS[task.type](task, gold, predictions)
+    add_agreement(sheet, task, gold, predictions)
     if "bertscore" in task.metrics:
         sheet.add_mean("bertscore", bert_scores(summaries(gold, predictions), task.language))
     return sheet
@@ -114,14 +118,15 @@ def contributions(task: TaskDefinition, sheet: Sheet) -> list[tuple[int, int, in
     """What each record adds to the headline, so that two methods can be resampled together.
 
     (true positives, false positives, false negatives) where it is an F1 (or precision or recall) over the records, else
-    the record's own score in 0..1. Macro-F1 is no sum over records: whether the record is right stands for it.
+    the record's own score in 0..1. Macro-F1, Matthews' correlation, the mean over parts and matches of whole questions
+    are no sums over records: whether the record is right stands for them.
     """
     name = headline(task)
     prefix = name.partition("_")[0]
     if f"{prefix}:hit" in sheet.columns:
         hit, predicted, gold = (sheet.columns[f"{prefix}:{part}"] for part in ("hit", "predicted", "gold"))
         return [(int(h), int(p - h), int(g - h)) for h, p, g in zip(hit, predicted, gold, strict=True)]
-    column = "accuracy" if name == "macro_f1" else name
+    column = "accuracy" if name in _BY_RIGHTNESS else name
     if column not in sheet.columns:
         raise TaskError(f"task {task.name}: {name} is no sum over records; name another metric first in `metrics`.")
     return [round(min(1.0, max(0.0, float(value))), 6) for value in sheet.columns[column]]

@@ -1,0 +1,1 @@
+"""Rows of the general benchmarks (GLUE, SuperGLUE, MMLU, commonsense reasoning) as records."""
