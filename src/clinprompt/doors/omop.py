@@ -163,7 +163,7 @@ def _fitting(parts: Iterator[str], width: int) -> tuple[str, bool]:
 
 def _csv(header: list[str], rows: list[list[str]]) -> str:
     sink = io.StringIO()
-    writer = csv.writer(sink, lineterminator="\n")
+    writer = csv.writer(sink)  # with CRLF between rows, so that a lone carriage return in a mention is quoted too
     writer.writerow(header)
     writer.writerows(rows)
     return sink.getvalue()
