@@ -14,11 +14,24 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from clinprompt.commands import adapt, bake, data, demo, drift, evaluate, inspect, learn, predict, report, serve
+from clinprompt.commands import (
+    adapt,
+    bake,
+    benchmark,
+    data,
+    demo,
+    drift,
+    evaluate,
+    inspect,
+    learn,
+    predict,
+    report,
+    serve,
+)
 from clinprompt.errors import ClinpromptError
 from clinprompt.version import __version__
 
-RESUMABLE = ("learn", "adapt", "demo", "data")
+RESUMABLE = ("learn", "adapt", "demo", "data", "benchmark")
 TRACEBACK_VARIABLE = "CLINPROMPT_TRACEBACK"
 USAGE_ERRORS = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
@@ -100,6 +113,7 @@ app.command("adapt")(adapt.adapt)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("inspect")(inspect.inspect)
+app.command("benchmark")(benchmark.benchmark)
 app.command("report")(report.report)
 app.command("drift")(drift.drift)
 app.command("bake")(bake.bake)

@@ -171,8 +171,22 @@ def load_protocol(path: Path | None, overrides: Mapping[str, Any]) -> Protocol:
         if not isinstance(raw, dict):
             raise TrainingError(f"{path}: a benchmark configuration is a mapping")
     given = {key: value for key, value in overrides.items() if value is not None}
-    limits = {**(raw.get("limits") or {}), **(given.pop("limits", None) or {})}
-    return parse_protocol({**raw, **given, "limits": limits}, str(path or "benchmark"))
+    merged = {**raw, "limits": {**(raw.get("limits") or {}), **(given.pop("limits", None) or {})}}
+    steps = given.pop("steps", None)
+    return parse_protocol(
+        {**(merged if steps is None else with_steps(merged, steps)), **given}, str(path or "benchmark")
+    )
+
+
+def with_steps(raw: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """A protocol's mapping in which every training has this many steps."""
+
+    def without(changes: Any) -> dict[str, Any]:
+        return {key: value for key, value in flattened(changes or {}).items() if key != "loop.steps"}
+
+    adapt = {**without(raw.get("adapt")), "loop.steps": steps}
+    per_shots = {shots: without(changes) for shots, changes in (raw.get("per_shots") or {}).items()}
+    return {**raw, "adapt": adapt, "few_shot": without(raw.get("few_shot")), "per_shots": per_shots}
 
 
 def parse_protocol(raw: Mapping[str, Any], where: str = "benchmark") -> Protocol:

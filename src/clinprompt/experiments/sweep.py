@@ -94,6 +94,10 @@ class Sweep:
             executor.units(self.units(), lambda unit: self._collect(unit.groups))
         self._collect(self.groups)
 
+    def refresh(self) -> None:
+        """Copy what other processes have finished so far into the results file."""
+        self._collect(self.groups)
+
     def _adopt(self) -> None:
         """Put cells of the results file into the store, if they are not there."""
         wanted = {cell.id for group in self.groups for cell in group.cells}
@@ -116,11 +120,11 @@ class Sweep:
 
     def _collect(self, groups: Sequence[Group]) -> None:
         """Copy finished cells into the results file."""
-        for group in groups:
-            for cell in group.cells:
-                line = self.bench.store.cell(cell.id)
-                if line is not None:
-                    self.results.append(line)
+        known = self.results.ids()
+        for cell in (cell for group in groups for cell in group.cells if cell.id not in known):
+            line = self.bench.store.cell(cell.id)
+            if line is not None:
+                self.results.append(line)
         if self.told:
             wanted = {cell.id for group in self.groups for cell in group.cells}
             self.told(len(wanted & self.results.ids()), len(wanted))

@@ -122,14 +122,21 @@ class Workbench:
 
     def groups(self) -> list[Group]:
         """All cells of the sweep, grouped by what is tuned together; the cheap ones of a target first."""
-        names = self.target_names()
-        together = [names] if len(names) > 1 else []
         return [
-            self._group(spec, tuple(part), shots)
+            group
             for spec in self.protocol.specs
             for shots in self.protocol.shots_of(spec)
-            for part in (together or [names] if _shares(spec) else [[name] for name in names])
+            for name in self.target_names()
+            for group in self.groups_of(spec.name, name, shots)
+            if name == group.targets[0]
         ]
+
+    def groups_of(self, method: str, target: str, shots: Shots) -> list[Group]:
+        """The group that a target belongs to (none if the protocol has no such cells)."""
+        spec, names = find_method(method), self.target_names()
+        if shots not in self.protocol.shots_of(spec) or target not in names:
+            return []
+        return [self._group(spec, tuple(names) if _shares(spec) else (target,), shots)]
 
     def metaprompt_key(self, spec: MethodSpec, seed: int) -> str:
         """Identity of the metaprompt a method needs at a seed: its folder in the store."""

@@ -1,0 +1,178 @@
+"""What a sweep will cost, before it starts: cells, rows, tokens, FLOPs, and time from short measurements.
+
+Training: FLOPs by the formulas of `clinprompt.planning` over a rate that is measured on a target's examples (or given).
+Prediction: a few test inputs per target are answered under an untrained prompt, with answers as long as the training
+records' mean; cells of weak prompts that do not stop answering take longer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from clinprompt.evaluation.answerer import Answerer
+from clinprompt.experiments.cells import Group
+from clinprompt.experiments.metaprompts import metaprompt_jobs
+from clinprompt.experiments.protocol import FULL
+from clinprompt.experiments.sweep import Sweep
+from clinprompt.experiments.workbench import Workbench
+from clinprompt.methods.registry import METHODS, find_method
+from clinprompt.planning import calibrate, plan_adapt, plan_learn
+from clinprompt.prompts.initialisation import initial_prompts
+from clinprompt.training.banks import taken
+from clinprompt.training.batching import TaskExamples
+from clinprompt.training.learn import prompt_shape, source_examples
+
+MEASURED_RECORDS = 12
+"""Test inputs per target that are answered to measure how long that takes. Our choice."""
+
+
+@dataclass(frozen=True)
+class MethodEstimate:
+    """One method over all its cells that are left. `rows` are trainings, trials included."""
+
+    method: str
+    cells: int
+    rows: int
+    tokens: int
+    flops: float
+    train_seconds: float
+    predict_seconds: float
+
+
+@dataclass(frozen=True)
+class SweepEstimate:
+    """A whole sweep. `memory` in bytes, of one training at a time."""
+
+    cells: int
+    left: int
+    units: int
+    methods: tuple[MethodEstimate, ...]
+    metaprompts: int
+    metaprompt_flops: float
+    memory: int
+    rate: float
+    rate_measured: bool
+
+    @property
+    def flops(self) -> float:
+        return self.metaprompt_flops + sum(m.flops for m in self.methods)
+
+    @property
+    def seconds(self) -> float:
+        computed = sum(m.train_seconds + m.predict_seconds for m in self.methods)
+        return self.metaprompt_flops / self.rate + computed
+
+    def summary(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**asdict(self), "flops": self.flops, "seconds": self.seconds}
+
+
+def estimate(sweep: Sweep, rate: float | None) -> SweepEstimate:
+    """The cells that are not in the store. Raises TaskError for a target without records."""
+    bench, left = sweep.bench, sweep.left()
+    names = sorted({name for group in left for name in group.targets})
+    full = {name: _full(bench, name) for name in names}
+    measured = rate is None and bool(names)
+    if rate is None:
+        rate = calibrate(bench.backbone, full[names[0]].train, bench.prompt_length()) if names else 1.0
+    answering = {name: _seconds_of_test(bench, name, full[name]) for name in names}
+    found: dict[str, list[MethodEstimate]] = {}
+    memory = 0
+    for group in left:
+        part, needed = _group(bench, group, rate, answering)
+        found.setdefault(group.method, []).append(part)
+        memory = max(memory, needed)
+    jobs = metaprompt_jobs(bench, left)
+    missing = [(name, seed) for job in jobs for name, seed, key in job.wanted if not _learned(bench, key)]
+    return SweepEstimate(
+        cells=sweep.total,
+        left=sum(part.cells for parts in found.values() for part in parts),
+        units=len(sweep.units()),
+        methods=tuple(_sum(name, parts) for name, parts in found.items()),
+        metaprompts=len(missing),
+        metaprompt_flops=_learning(bench, missing),
+        memory=memory,
+        rate=rate,
+        rate_measured=measured,
+    )
+
+
+def _group(bench: Workbench, group: Group, rate: float, answering: dict[str, float]) -> tuple[MethodEstimate, int]:
+    spec = find_method(group.method)
+    cells = [cell for cell in group.cells if not bench.store.has_cell(cell.id)]
+    answers = sum(answering[cell.target] for cell in cells)
+    if not spec.trains:
+        return MethodEstimate(group.method, len(cells), 0, 0, 0.0, 0.0, answers), 0
+    trials = bench.trials_of(spec, group.shots) if group.pool else 1
+    tokens, flops, rows, memory = 0, 0.0, 0, 0
+    for name in group.targets:
+        runs = {cell.run for cell in cells if cell.target == name}
+        count = len(set(group.pool)) * trials + len(runs - set(group.pool))
+        settings = bench.settings(group.method, group.shots, 0, *min(runs | set(group.pool)))
+        method = settings.method or "mpt"
+        length = taken(bench.backbone, settings, method, bench.prompt_length())
+        planned = plan_adapt(bench.backbone, [bench.examples(name, settings)], length, settings, method)
+        rows += count
+        tokens += count * planned.stages[-1].tokens
+        flops += count * planned.flops
+        memory = max(memory, planned.memory)
+    return MethodEstimate(group.method, len(cells), rows, tokens, flops, flops / rate, answers), memory
+
+
+def _sum(name: str, parts: Sequence[MethodEstimate]) -> MethodEstimate:
+    return MethodEstimate(
+        name,
+        sum(p.cells for p in parts),
+        sum(p.rows for p in parts),
+        sum(p.tokens for p in parts),
+        sum(p.flops for p in parts),
+        sum(p.train_seconds for p in parts),
+        sum(p.predict_seconds for p in parts),
+    )
+
+
+def _full(bench: Workbench, name: str) -> TaskExamples:
+    return bench.examples(name, bench.protocol.adapt_settings(METHODS["pt"], bench.backbone.preset, FULL, 0))
+
+
+def _seconds_of_test(bench: Workbench, name: str, examples: TaskExamples) -> float:
+    """Seconds to answer a target's test records, from a few of them."""
+    records = bench.test_records(name)
+    chosen = records[:MEASURED_RECORDS]
+    settings = bench.settings("pt", FULL, 0)
+    prompt = initial_prompts(bench.backbone, bench.prompt_length(), "vocabulary", [0])[0]
+    labels = [example.labels for example in examples.train]
+    answerer = Answerer(
+        bench.backbone,
+        bench.target(name).task,
+        prompt,
+        bench.backbone.preset.prompt_position,
+        max(1, round(sum(labels) / len(labels))),
+        settings.target_reserve,
+        settings.window,
+    )
+    began = time.monotonic()
+    answerer.answers(chosen)
+    return (time.monotonic() - began) * len(records) / len(chosen)
+
+
+def _learned(bench: Workbench, key: str) -> bool:
+    return bench.store.metaprompt_line(key) is not None
+
+
+def _learning(bench: Workbench, missing: Sequence[tuple[str, int]]) -> float:
+    """FLOPs of the metaprompts to be learned; the teachers of a seed are counted once."""
+    total, seeds = 0.0, set()
+    encoded: list[TaskExamples] = []
+    for name, seed in missing:
+        settings = bench.protocol.learn_settings(METHODS[name], bench.backbone.preset, seed)
+        length, position = prompt_shape(bench.backbone, settings)
+        if not encoded:
+            encoded = [source_examples(bench.backbone, s, settings, length, position) for s in bench.sources()]
+        stages = plan_learn(bench.backbone, encoded, length, settings).stages
+        total += sum(s.flops for s in stages if seed not in seeds or s.name not in ("teachers", "teacher states"))
+        seeds.add(seed)
+    return total
