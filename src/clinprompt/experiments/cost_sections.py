@@ -151,11 +151,11 @@ def _chosen(cells: Sequence[Cell]) -> str:
 # -- the metaprompt's price ------------------------------------------------------------------------------
 
 
-def verdict(found: Worth) -> str:
+def payback(found: Worth) -> str:
     """Whether and when the metaprompt pays, in one phrase, the score counted in."""
     worse = found.score.value < 0
     sure = found.score.high < 0 or found.score.low > 0  # nan: not sure
-    gain = f"{found.score.value:+.1f} points" + ("" if sure else ", which may be chance")
+    gain = f"{found.score.value:+.1f} points".replace("-", "−") + ("" if sure else ", which may be chance")
     if found.targets is None:
         return f"never: a target costs no less than with {found.other} ({gain})"
     saved = f"after {found.targets:,} targets"
@@ -180,7 +180,7 @@ def worth_section(board: Board, others: Sequence[str]) -> Section | None:
                 quantity(one.reference, unit),
                 quantity(one.other_cost, unit),
                 one.targets if one.targets is not None else "never",
-                verdict(one),
+                payback(one),
             )
         )
     sources = sorted({len(line.sources) for line in lines if line.sources})
@@ -217,7 +217,7 @@ def worth_section(board: Board, others: Sequence[str]) -> Section | None:
             for w in found
         )
         caption = f"Mean of {len(lines)} metaprompt(s); training and tuning of the targets, prediction not counted."
-        section.blocks.append(Table("worth", columns, tuple(rows), caption, data))
+        section.blocks.append(Table("worth", columns, tuple(rows), caption, data, texts=2, remarks=1))
     saved = examples_saved(board)
     if saved:
         section.blocks.append(_saved_table(board, saved))

@@ -35,7 +35,8 @@ class Points:
 @dataclass(frozen=True)
 class Table:
     """`name` is that of its CSV file. `data`: what the CSV holds, unrounded, one dict a row; without it the shown rows.
-    The first `texts` columns are words and stand on the left; the others are numbers and stand on the right."""
+    The first `texts` and the last `remarks` columns are words and stand on the left; the others are numbers and stand
+    on the right."""
 
     name: str
     columns: tuple[str, ...]
@@ -43,6 +44,10 @@ class Table:
     caption: str = ""
     data: tuple[dict[str, Any], ...] = ()
     texts: int = 1
+    remarks: int = 0
+
+    def is_text(self, column: int) -> bool:
+        return column < self.texts or column >= len(self.columns) - self.remarks
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Figure:
     caption: str = ""
 
 
+LONG_TEXT = 44  # characters
 Block = Paragraph | Points | Table | Figure
 
 
@@ -130,7 +136,7 @@ def _markdown(block: Block) -> str:
         return "\n".join(f"- {item}" for item in block.items)
     if isinstance(block, Figure):
         return f"![{block.alt}]({block.name}.svg)" + (f"\n\n{block.caption}" if block.caption else "")
-    lines = [_row(block.columns), _row(["---" if i < block.texts else "---:" for i in range(len(block.columns))])]
+    lines = [_row(block.columns), _row(["---" if block.is_text(i) else "---:" for i in range(len(block.columns))])]
     lines += [_row([_markdown_cell(value) for value in row]) for row in block.rows]
     return "\n".join(lines) + (f"\n\n{block.caption}" if block.caption else "")
 
@@ -182,17 +188,20 @@ def _html(block: Block) -> str:
         data = base64.b64encode(block.svg.encode()).decode()
         image = f'<img alt="{escape(block.alt)}" src="data:image/svg+xml;base64,{data}">'
         return f"<figure>{image}{caption}</figure>"
-    header = "".join(_cell("th", block, i, escape(name)) for i, name in enumerate(block.columns))
+    header = "".join(_cell("th", block.is_text(i), name, escape(name)) for i, name in enumerate(block.columns))
     rows = "".join(
-        "<tr>" + "".join(_cell("td", block, i, _html_cell(value)) for i, value in enumerate(row)) + "</tr>"
+        "<tr>" + "".join(_cell("td", block.is_text(i), shown(v), _html_cell(v)) for i, v in enumerate(row)) + "</tr>"
         for row in block.rows
     )
     body = f"<div><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>"
     return f"<figure class=table>{body}{caption}</figure>"
 
 
-def _cell(tag: str, table: Table, column: int, content: str) -> str:
-    return f"<{tag}{' class=t' if column < table.texts else ''}>{content}</{tag}>"
+def _cell(tag: str, is_text: bool, text: str, content: str) -> str:
+    """Long texts may break, others stand on one line."""
+    kinds = [name for name, holds in (("t", is_text), ("w", len(text) > LONG_TEXT)) if holds]
+    attribute = f' class="{" ".join(kinds)}"' if kinds else ""
+    return f"<{tag}{attribute}>{content}</{tag}>"
 
 
 def _html_cell(value: Any) -> str:

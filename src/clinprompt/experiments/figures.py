@@ -40,6 +40,7 @@ _STYLE: Any = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "figure.facecolor": "white",
+    "figure.constrained_layout.h_pad": 0.09,
 }
 
 
@@ -96,7 +97,7 @@ def few_shot(board: Board) -> str | None:
     kinds = [kind for kind in TASK_TYPES if kind in board.types.values()]
     columns = min(len(kinds), 3)
     rows = math.ceil(len(kinds) / columns)
-    how = styles(board.methods, board.reference)
+    how = styles(methods, board.reference)
     with _canvas(3.1 * columns + 0.4, 2.5 * rows + 0.5, rows, columns) as (figure, axes):
         flat = [axis for row in axes for axis in row]
         for axis, kind in zip(flat, kinds, strict=False):
@@ -148,7 +149,7 @@ def parameters(board: Board) -> str | None:
     """Average score against trained numbers (log). Methods that train nothing are lines, as they have no place on a
     log axis. None if no method has a score on every target that the methods share."""
     targets = board.complete_targets(board.main_methods)
-    how = styles(board.methods, board.reference)
+    how = styles(board.main_methods, board.reference)
     places = []
     for method in board.main_methods:
         average = board.average(method, targets)
@@ -162,10 +163,10 @@ def parameters(board: Board) -> str | None:
         trained_ones = [place for place in places if place[1] > 0]
         for method, x, average in trained_ones:
             deviation = 0.0 if math.isnan(average.sd) else average.sd
-            mark = {"color": how[method]["color"], "marker": how[method]["marker"]}
+            mark = {"color": how[method]["color"], "marker": how[method]["marker"], "linestyle": "none"}
             axis.errorbar(x, average.mean, deviation, capsize=3, markersize=7, linewidth=1.2, label=method, **mark)
-        for method, _, average in places:
-            if (method, 0.0) in [(m, x) for m, x, _ in places]:
+        for method, trained, average in places:
+            if trained == 0:
                 line = {"color": how[method]["color"], "linestyle": how[method]["linestyle"]}
                 axis.axhline(average.mean, linewidth=1.2, label=f"{method} (trains nothing)", **line)
         axis.set_xscale("log")
@@ -191,7 +192,7 @@ def forest(comparisons: Sequence[Comparison], reference: str) -> str | None:
         axis.set_yticks(range(len(comparisons)), [f"{reference} − {c.other}" for c in comparisons])
         axis.set_ylim(len(comparisons) - 0.4, -0.6)
         axis.grid(axis="y", visible=False)
-        axis.set_xlabel("difference in points, mean over targets, 95 % interval (filled: p < .05 after Holm)")
+        axis.set_xlabel("difference in points (filled: p < .05 after Holm)")
         return _svg(figure)
 
 

@@ -13,8 +13,8 @@ from clinprompt.experiments.cost_sections import (
     budgets,
     cost_section,
     errors_section,
+    payback,
     tuning_section,
-    verdict,
     worth_section,
 )
 from clinprompt.experiments.document import (
@@ -37,13 +37,14 @@ from clinprompt.experiments.score_sections import (
     few_shot_section,
     main_section,
     missing_text,
-    p_text,
+    p_phrase,
     published_section,
     spread,
     tested_otherwise,
 )
 from clinprompt.experiments.significance import RESAMPLES
 from clinprompt.experiments.worth import worth
+from clinprompt.methods.registry import METHODS
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,10 @@ def compose(board: Board, *, draw: bool = True, resamples: int = RESAMPLES, file
 
 
 def _others(board: Board) -> list[str]:
-    return [m for m in board.main_methods if m != board.reference and not m.startswith(f"{board.reference}-")]
+    """Methods that need no metaprompt."""
+    return [
+        m for m in board.main_methods if m != board.reference and not (m in METHODS and METHODS[m].needs_metaprompt)
+    ]
 
 
 # -- what came out ---------------------------------------------------------------------------------------
@@ -121,8 +125,7 @@ def conclusions(
     points = [missing_text(board), _ranking(board)]
     points += _sentences(main, f"With {examples_text(board.main_shots)}")
     points += _on_targets(board, main)
-    for k, family in families.items():
-        points += _sentences(family, f"At k = {k}")
+    points += _few_shot_sentences(families)
     points += _sentences(ablated, "Ablations")
     points += _payback(board)
     points += _cautions(board)
@@ -154,6 +157,35 @@ def _sentences(comparisons: Sequence[Comparison], where: str) -> list[str]:
     return points
 
 
+def _few_shot_sentences(families: dict[int, list[Comparison]]) -> list[str]:
+    """Per other method at which numbers of examples the difference is significant, and how large it is there."""
+    others = dict.fromkeys(c.other for family in families.values() for c in family)
+    points = []
+    for other in others:
+        found = [c for family in families.values() for c in family if c.other == other]
+        parts = [
+            f"{verdict} at k = {', '.join(str(c.shots) for c in chosen)} ({_from_to(chosen)})"
+            for verdict, chosen in (
+                ("ahead", [c for c in found if c.significant and c.mean.value > 0]),
+                ("behind", [c for c in found if c.significant and c.mean.value <= 0]),
+                ("**undecided**", [c for c in found if not c.significant]),
+            )
+            if chosen
+        ]
+        points.append(
+            f"With few examples, after Holm at each k: `{found[0].reference}` against `{other}` is "
+            + "; ".join(parts)
+            + "."
+        )
+    return points
+
+
+def _from_to(comparisons: Sequence[Comparison]) -> str:
+    values = [c.mean.value for c in comparisons]
+    low, high = (f"{value:+.1f}".replace("-", "−") for value in (min(values), max(values)))
+    return f"{low} points" if low == high else f"{low} to {high} points"
+
+
 def _significant(c: Comparison) -> str:
     ahead, behind = (c.reference, c.other) if c.mean.value > 0 else (c.other, c.reference)
     sign = 1 if c.mean.value > 0 else -1
@@ -161,16 +193,16 @@ def _significant(c: Comparison) -> str:
     strict = (
         "also with each target counted once"
         if c.over_targets_holm < ALPHA
-        else f"but not with each target counted once, p = {p_text(c.over_targets_holm)}"
+        else f"but not with each target counted once, {p_phrase(c.over_targets_holm)}"
     )
     gain = bracket(abs(c.mean.value), low, high)
-    return f"`{ahead}` is ahead of `{behind}` by {gain} points (p = {p_text(c.over_runs_holm)}; {strict})"
+    return f"`{ahead}` is ahead of `{behind}` by {gain} points ({p_phrase(c.over_runs_holm)}; {strict})"
 
 
 def _undecided(c: Comparison) -> str:
     remark = f"; {c.over_runs.remark}" if c.over_runs.remark else ""
     difference = bracket(c.mean.value, c.mean.low, c.mean.high)
-    return f"`{c.other}` ({difference} points, p = {p_text(c.over_runs_holm)}{remark})"
+    return f"`{c.other}` ({difference} points, {p_phrase(c.over_runs_holm)}{remark})"
 
 
 def _on_targets(board: Board, main: Sequence[Comparison]) -> list[str]:
@@ -191,7 +223,7 @@ def _payback(board: Board) -> list[str]:
         return []
     return [
         "Does the metaprompt pay, in training time? "
-        + "; ".join(f"against `{w.other}`: {verdict(w)}" for w in found)
+        + "; ".join(f"against `{w.other}`: {payback(w)}" for w in found)
         + "."
     ]
 

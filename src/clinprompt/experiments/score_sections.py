@@ -28,9 +28,14 @@ def p_text(p: float) -> str:
     return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
+def p_phrase(p: float) -> str:
+    return f"p {p_text(p)}" if p < 0.001 else f"p = {p_text(p)}"
+
+
 def bracket(value: float, low: float, high: float) -> str:
     """Signed, with its interval where there is one."""
-    return f"{value:+.1f}" + ("" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")
+    text = f"{value:+.1f}" + ("" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")
+    return text.replace("-", "−")
 
 
 def examples_text(shots: int | str) -> str:
@@ -67,7 +72,7 @@ def _main_table(board: Board, comparisons: Sequence[Comparison]) -> Table:
         stats = {m: stat(board.scores(target, m)) for m in methods}
         n, n_all = board.samples[target]
         scored = f"{n:,}" if n == n_all else f"{n:,} of {n_all:,}"
-        row: list[Any] = [f"`{target}`", board.types[target], figures.metric_name(board.headlines[target]), scored]
+        row: list[Any] = [f"`{target}`", figures.metric_name(board.headlines[target]), scored]
         best = _best([stats[m].mean for m in methods])
         for method in methods:
             verdict = verdicts.get((method, target))
@@ -81,10 +86,11 @@ def _main_table(board: Board, comparisons: Sequence[Comparison]) -> Table:
     caption = (
         f"Mean ± standard deviation over runs (draws and seeds), in 0–100; best in bold. {BELOW} / {ABOVE}: "
         f"significantly below / above `{board.reference}` on this target (paired bootstrap over test records, Holm "
-        f"over all {len(verdicts)} pairs of method and target, α = .05). In the averages each target counts once."
+        f"over all {len(verdicts)} pairs of method and target, α = .05). In the averages each target counts once; "
+        "shared targets are those that all methods have."
     )
-    columns = ("target", "type", "metric", "test records", *(heading(board, m) for m in methods))
-    return Table("main", columns, tuple(rows), caption, tuple(data), texts=4)
+    columns = ("target", "metric", "test records", *(heading(board, m) for m in methods))
+    return Table("main", columns, tuple(rows), caption, tuple(data), texts=3)
 
 
 def _best(means: Sequence[float]) -> float:
@@ -115,7 +121,7 @@ def _average_rows(board: Board, methods: Sequence[str]) -> list[tuple[Any, ...]]
     shared = board.complete_targets(methods)
     if len(shared) < len(board.targets) and shared:
         common = {m: board.average(m, shared) for m in methods}
-        rows.append(_average_row(board, f"**average of the {len(shared)} that all methods have**", common, methods))
+        rows.append(_average_row(board, f"**average of {len(shared)} shared**", common, methods))
     return rows
 
 
@@ -127,7 +133,7 @@ def _average_row(board: Board, name: str, found: dict[str, Stat | None], methods
         have = sum(bool(board.scores(t, method)) for t in board.targets)
         text = spread(average) if average is not None else f"– ({have} targets)"
         marks.append(Mark(text, average is not None and round(average.mean, 1) == best))
-    return (name, "", "", "", *marks)
+    return (name, "", "", *marks)
 
 
 def comparison_table(name: str, comparisons: Sequence[Comparison]) -> Table:
@@ -135,6 +141,7 @@ def comparison_table(name: str, comparisons: Sequence[Comparison]) -> Table:
     rows, data = [], []
     for c in comparisons:
         rank = f"{c.rank.value:+.2f}" + ("" if math.isnan(c.rank.low) else f" [{c.rank.low:+.2f}, {c.rank.high:+.2f}]")
+        rank = rank.replace("-", "−")
         pairs = f"{c.over_runs.pairs} on {len(c.targets)}"
         rows.append(
             (
@@ -166,7 +173,7 @@ def comparison_table(name: str, comparisons: Sequence[Comparison]) -> Table:
         "target, because draws of one target are no independent witnesses; the stricter reading. Holm over this "
         f"table's {len(comparisons)} comparisons. r = +1: ahead in every pair. Intervals resample whole targets."
     )
-    return Table(name, columns, tuple(rows), caption, tuple(data))
+    return Table(name, columns, tuple(rows), caption, tuple(data), remarks=1)
 
 
 def _comparison_data(c: Comparison) -> dict[str, Any]:
@@ -297,7 +304,7 @@ def few_shot_section(board: Board, families: dict[int, list[Comparison]], draw: 
         table = comparison_table("few-shot-comparisons", rows)
         named = [(f"k = {c.shots}: {row[0]}", *row[1:]) for c, row in zip(rows, table.rows, strict=True)]
         caption = table.caption.replace(f"this table's {len(rows)} comparisons", "the comparisons of one k")
-        section.blocks.append(Table(table.name, table.columns, tuple(named), caption, table.data))
+        section.blocks.append(Table(table.name, table.columns, tuple(named), caption, table.data, remarks=1))
     return section
 
 
@@ -362,7 +369,7 @@ def missing_text(board: Board) -> str:
     for _, method, shots, _, _ in board.missing:
         places[method, shots] = places.get((method, shots), 0) + 1
     order = sorted(places.items(), key=lambda item: (item[0][0], shots_order(item[0][1])))
-    shown = [f"{count} of `{method}` at k = {shots}" for (method, shots), count in order[:8]]
+    shown = [f"{count} of `{method}` with {examples_text(shots)}" for (method, shots), count in order[:8]]
     more = f" and {len(order) - 8} other places" if len(order) > 8 else ""
     return (
         f"{len(board.cells):,} cells are there, **{len(board.missing):,} are missing**: {', '.join(shown)}{more}. "
