@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from clinprompt.serving import operation_routes, prediction_routes, problems, task_routes
+from clinprompt.serving import openai_routes, operation_routes, prediction_routes, problems, task_routes
 from clinprompt.serving.middleware import Guard
 from clinprompt.serving.service import Service
 from clinprompt.version import __version__
@@ -41,6 +41,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     app.include_router(prediction_routes.router(service))
     app.include_router(task_routes.router(service))
+    app.include_router(openai_routes.router(service))
     app.include_router(operation_routes.router(service))
     problems.install(app)
     app.add_middleware(Guard, service=service)

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from clinprompt.serving.batching import Ticket
 
 _FIRST_LOOK = 64  # likeliest tokens that are tried before all are sorted
-_UNFINISHED = "\ufffd"
 
 
 def choose_token(logits: Tensor, ticket: Ticket, tokenizer: Any, ends: frozenset[int]) -> int:
@@ -44,7 +43,7 @@ def _constrained(logits: Tensor, ids: list[int], constraint: Constraint, tokeniz
     for count in (min(_FIRST_LOOK, len(logits)), len(logits)):
         for token in logits.topk(count).indices[tried:].tolist():
             text = tokenizer.decode(ids if token in ends else [*ids, token], skip_special_tokens=True)
-            text = text.rstrip(_UNFINISHED).lstrip()
+            text = text.lstrip()
             if constraint.complete(text.rstrip()) if token in ends else constraint.accepts(text):
                 return int(token)
         tried = count

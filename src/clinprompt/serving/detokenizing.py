@@ -73,3 +73,19 @@ class Stopper:
                 if self._held.endswith(stop[:size]):
                     longest = max(longest, size)
         return longest
+
+
+class Trimmer:
+    """Text passed on without white space at its ends: what may turn out to be the end is held until more comes."""
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._held = ""
+
+    def push(self, text: str) -> str:
+        """The text that may be told; what is held at the end of an answer is dropped."""
+        text = self._held + (text if self._begun else text.lstrip())
+        self._begun = self._begun or bool(text)
+        kept = text.rstrip()
+        self._held = text[len(kept) :]
+        return kept

@@ -11,12 +11,14 @@ import uuid
 from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clinprompt.serving import problems
 from clinprompt.serving.service import Service
 
 log = logging.getLogger("clinprompt.serving")
+LEFT = 499  # logged for clients that left before they were answered, as nginx does
 METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS")
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
@@ -50,6 +52,8 @@ class Guard:
                 await refusal(scope, receive, noting)
             else:
                 await self._app(scope, self._counted(scope, receive), noting)
+        except (problems.Gone, ClientDisconnect):
+            status = LEFT
         except Exception as error:
             self._service.metrics.defects.inc()
             problems.note_defect(error, state["request_id"])

@@ -6,22 +6,17 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 
 from clinprompt.records import Record
-from clinprompt.serving.access import allowed
 from clinprompt.serving.documents import answer_of, record_of, require_fields
-from clinprompt.serving.engine import EngineBusy, ServedTask
+from clinprompt.serving.engine import ServedTask
 from clinprompt.serving.predicting import Answer, Asked, answer, ask
-from clinprompt.serving.problems import ALWAYS, TimedOut, TooLarge, responses
+from clinprompt.serving.problems import ALWAYS, Gone, TimedOut, TooLarge, responses
 from clinprompt.serving.schemas import PredictRequest, PredictResponse, Usage
 from clinprompt.serving.service import Service
 
 T = TypeVar("T")
-
-
-class Gone(Exception):
-    """The client left."""
 
 
 def router(service: Service) -> APIRouter:
@@ -29,18 +24,13 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["predict"])
 
     @routes.post("/v1/tasks/{names}/predict", responses=responses(*ALWAYS, 404, 504), response_model_exclude_unset=True)
-    async def predict(
-        names: str, asked: PredictRequest, request: Request, key: str = Depends(allowed(service, "predict"))
-    ) -> PredictResponse:
+    async def predict(names: str, asked: PredictRequest, request: Request) -> PredictResponse:
         """Answer documents with a task, or with several (`a,b,c`). Offsets are those of the text that was sent."""
         tasks = _tasks(service, names)
         records = _records(service, tasks, asked)
-        book = _Book(service, request.state.request_id, key, tasks, records)
-        with book:
+        with service.book(request.state, [task.name for task in tasks], [record.text for record in records]):
             work = answers(service, tasks, records, constrained=asked.constrained)
             pairs = await until_gone(request, within(service, work))
-        for task in tasks:
-            service.metrics.documents.labels(task.name).inc(len(records))
         documents = [document for document in asked.documents for _ in tasks]
         return PredictResponse(
             request=request.state.request_id,
@@ -82,12 +72,8 @@ async def answers(
     questions = sum(len(one.examples) for one in asked)
     if questions > service.settings.questions:
         raise TooLarge(f"this request comes to more than {service.settings.questions} questions; send fewer documents.")
-    try:
-        with service.admission.hold(questions):
-            found = await gather([answer(service.engine, one, constrained=constrained) for one in asked])
-    except EngineBusy:
-        service.metrics.refused.labels("queue").inc()
-        raise
+    with service.hold(questions):
+        found = await gather([answer(service.engine, one, constrained=constrained) for one in asked])
     return list(zip(asked, found, strict=True))
 
 
@@ -140,26 +126,3 @@ async def _left(request: Request) -> None:
     while True:
         if (await request.receive())["type"] == "http.disconnect":
             return
-
-
-class _Book:
-    """Writes the audit line of a request, however it ends."""
-
-    def __init__(
-        self, service: Service, request: str, key: str, tasks: Sequence[ServedTask], records: Sequence[Record]
-    ) -> None:
-        self._audit, self._request, self._key = service.audit, request, key
-        self._tasks, self._records = [task.name for task in tasks], records
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._audit is not None:
-            self._audit.write(
-                request=self._request,
-                key=self._key,
-                tasks=self._tasks,
-                inputs=[record.text for record in self._records],
-                outcome="answered" if kind is None else kind.__name__,
-            )

@@ -51,6 +51,10 @@ class TimedOut(ClinpromptError):
     """A request that was given up."""
 
 
+class Gone(Exception):
+    """The client left: there is nobody to be told anything."""
+
+
 STATUSES: tuple[tuple[type[ClinpromptError], int], ...] = (
     (UnknownTask, 404),
     (TooLarge, 413),

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from clinprompt.serving.admission import Admission
 from clinprompt.serving.audit import Audit
-from clinprompt.serving.engine import Engine, ServedTask, UnknownTask
+from clinprompt.serving.engine import Engine, EngineBusy, ServedTask, UnknownTask
 from clinprompt.serving.keys import Keys
 from clinprompt.serving.library import Library
 from clinprompt.serving.metrics import Metrics
@@ -36,6 +40,38 @@ class Service:
         if name not in tasks:
             raise UnknownTask(f"no such task. Served: {', '.join(sorted(tasks)) or '(none)'}.")
         return tasks[name]
+
+    @contextmanager
+    def hold(self, questions: int) -> Iterator[None]:
+        """Places for the questions of a request. Raises EngineBusy, and counts that."""
+        try:
+            self.admission.take(questions)
+        except EngineBusy:
+            self.metrics.refused.labels("queue").inc()
+            raise
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.admission.give(questions, time.monotonic() - started)
+
+    @contextmanager
+    def book(self, state: Any, tasks: Sequence[str], texts: Sequence[str]) -> Iterator[None]:
+        """A request in the books, however it ends: metrics by task, and a line of the audit log. `state` is the
+        request's, with its id and the id of its key."""
+        outcome = "failed"
+        try:
+            yield
+            outcome = "answered"
+            for task in tasks:
+                self.metrics.documents.labels(task).inc(len(texts))
+        except BaseException as error:
+            outcome = type(error).__name__
+            raise
+        finally:
+            if self.audit is not None:
+                key = getattr(state, "key", "-")
+                self.audit.write(request=state.request_id, key=key, tasks=tasks, inputs=texts, outcome=outcome)
 
     async def start(self) -> list[asyncio.Task[None]]:
         """Load the folder; returns the tasks that run beside the server."""

@@ -16,7 +16,7 @@ from clinprompt.backbone.model import Backbone, LayerStates
 from clinprompt.backbone.prefix_cache import PrefixCache
 from clinprompt.errors import BackboneError, TaskError, unknown_name
 from clinprompt.evaluation.answerer import of_task
-from clinprompt.prompts.artifact import TaskPrompt
+from clinprompt.prompts.artifact import TaskPrompt, backbone_note
 from clinprompt.serving.batching import Batcher, BatchLimits, Ticket, Written
 from clinprompt.serving.detokenizing import Detokenizer, Stopper
 from clinprompt.serving.engine import (
@@ -62,7 +62,7 @@ class TransformersEngine:
 
     @property
     def model(self) -> str:
-        return self._backbone.name
+        return backbone_note(self._backbone).name  # of a folder only its name
 
     @property
     def fingerprint(self) -> str:
