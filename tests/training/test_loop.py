@@ -12,7 +12,7 @@ from clinprompt.errors import TrainingError
 from clinprompt.training.adapt import Plan, adapt
 from clinprompt.training.learn import learn
 from clinprompt.training.optimiser import RowAdamW
-from clinprompt.training.settings import AdaptSettings, LearnSettings, LoopSettings
+from clinprompt.training.settings import AdaptSettings, LearnSettings, LoopSettings, LoraSettings, changed
 from tests.models import tiny
 from tests.training.synthetic import ner_task, nli_task
 
@@ -20,13 +20,26 @@ LOOP = LoopSettings(steps=6, batch_size=3, evaluate_every=2, checkpoint_every=2,
 LEARN = LearnSettings(prompt_length=5, limit=12, validation_records=4, target_reserve=32, teacher=LOOP, source=LOOP)
 
 
-def plan(shots: int | None, draw: int, seed: int, rate: float, mode: str = "full") -> Plan:
+ADAPTERS = ["lora", "prefix", "full"]
+
+
+def plan(shots: int | None, draw: int, seed: int, rate: float, mode: str = "full", method: str | None = None) -> Plan:
     loop = LOOP.model_copy(update={"learning_rate": rate, "vector_learning_rate": rate})
-    settings = AdaptSettings(mode=mode, shots=shots, draw=draw, seed=seed, target_reserve=32, loop=loop)  # type: ignore[arg-type]
+    settings = AdaptSettings(
+        method=method,  # type: ignore[arg-type]
+        mode=mode,  # type: ignore[arg-type]
+        lora=LoraSettings(rank=3),
+        prefix_length=4,
+        shots=shots,
+        draw=draw,
+        seed=seed,
+        target_reserve=32,
+        loop=loop,
+    )
     return Plan(ner_task("target", shift=3), settings)
 
 
-@pytest.mark.parametrize("method", ["pt", "full", "vectors"])
+@pytest.mark.parametrize("method", ["pt", "full", "vectors", "shared"])
 def test_row_in_a_crowd_equals_its_solitary_twin(method: str, tmp_path: Path) -> None:
     backbone = tiny()
     metaprompt = None if method == "pt" else learn(backbone, [ner_task(), nli_task()], LEARN, tmp_path).metaprompt
@@ -38,6 +51,27 @@ def test_row_in_a_crowd_equals_its_solitary_twin(method: str, tmp_path: Path) ->
         torch.testing.assert_close(crowd.tasks[index].prompt, alone.tasks[0].prompt, atol=2e-5, rtol=1e-4)
         torch.testing.assert_close(crowd.fit.history[:, index], alone.fit.history[:, 0], atol=1e-5, rtol=1e-4)
     assert len({t.prompt.sum().item() for t in crowd.tasks}) == len(plans)
+
+
+@pytest.mark.parametrize("method", [*ADAPTERS, "spot"])
+def test_rows_of_every_method_equal_their_solitary_twins(method: str, tmp_path: Path) -> None:
+    """Also with validation, by which a row keeps its best values and stops early."""
+    backbone = tiny()
+    metaprompt = learn(backbone, [ner_task(), nli_task()], LEARN, tmp_path).metaprompt if method == "spot" else None
+    rates = (0.01, 0.003, 0.03)
+    plans = [
+        plan(shots, i, i, rate, method=method) for i, (shots, rate) in enumerate(zip((4, 2, None), rates, strict=True))
+    ]
+    plans = [
+        Plan(p.target, changed(p.settings, {"judged": True, "loop.patience": 1, "loop.evaluate_every": 1}))
+        for p in plans
+    ]
+    crowd = adapt(backbone, metaprompt, plans)
+    for index, single in enumerate(plans):
+        alone = adapt(backbone, metaprompt, [single])
+        assert int(crowd.fit.steps[index]) == int(alone.fit.steps[0])
+        for name, tensor in alone.tasks[0].tensors.items():
+            torch.testing.assert_close(crowd.tasks[index].tensors[name], tensor, atol=5e-5, rtol=1e-3)
 
 
 class Interrupted(Exception):

@@ -141,7 +141,7 @@ def adapt(
     }
     settings = api.settings_for(AdaptSettings, model.preset, config, overrides)
     chosen = settings.method or "mpt"
-    given = {"--mode": mode, "--start": start, "--vector-learning-rate": vector_learning_rate}
+    given: dict[str, Any] = {"--mode": mode, "--start": start, "--vector-learning-rate": vector_learning_rate}
     given |= {"--prompt-length": prompt_length, "--rank": rank, "--targets": targets or None}
     _check_method(metaprompt, chosen, [name for name, value in given.items() if value is not None])
     if chosen == "prefix" and prompt_length is not None:
