@@ -64,6 +64,7 @@ class Estimate:
     rate: float | None = None
     measured: bool = False
     notes: tuple[str, ...] = field(default=())
+    memory_parts: dict[str, int] = field(default_factory=dict)
 
     @property
     def flops(self) -> float:
@@ -85,6 +86,7 @@ class Estimate:
             "flops": self.flops,
             "formula": FORMULA,
             "memory_bytes": self.memory,
+            "memory_parts": self.memory_parts,
             "flops_per_second": self.rate,
             "rate_measured": self.measured,
             "seconds": self.seconds,
@@ -246,10 +248,15 @@ def _estimate(
     config = backbone.model.config.get_text_config()
     layers = int(getattr(config, "num_hidden_layers", 1))
     inner = int(getattr(config, "intermediate_size", 0) or getattr(config, "d_ff", 0) or 4 * backbone.width)
-    weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
     activations = micro_tokens * layers * (10 * backbone.width + 4 * inner) * _bytes(backbone)
     logits = micro_tokens * share * backbone.vocabulary * 4 * 3
     state = prompts * 4 * 5  # values, gradient, two moments, best values
+    parts = weight_bytes(backbone) | {
+        f"activations of {micro_tokens:,} tokens": round(activations),
+        "logits at label positions": round(logits),
+        "prompts: values, gradient, two moments, best": round(state),
+        "teacher states (on the CPU)": round(held),
+    }
     notes = [f"{e.name}: {e.skipped} examples longer than the context are left out" for e in examples if e.skipped]
     if backbone.kind == "seq2seq":
         notes.append("encoder-decoder: every token is counted as passing all layers, an upper bound")
@@ -258,9 +265,19 @@ def _estimate(
         examples={e.name: len(e.train) for e in examples},
         backbone_parameters=backbone.parameters,
         body_parameters=body_parameters(backbone),
-        memory=round(weights + activations + logits + state + held),
+        memory=sum(parts.values()),
         notes=tuple(notes),
+        memory_parts={name: count for name, count in parts.items() if count},
     )
+
+
+def weight_bytes(backbone: Backbone) -> dict[str, int]:
+    """Bytes of the frozen weights by how they are stored; packed 4-bit weights are two to a byte."""
+    found: dict[str, int] = {}
+    for parameter in backbone.model.parameters():
+        kind = "4 bits" if parameter.dtype == torch.uint8 else str(parameter.dtype).removeprefix("torch.")
+        found[f"weights in {kind}"] = found.get(f"weights in {kind}", 0) + parameter.numel() * parameter.element_size()
+    return found
 
 
 def _fields(estimate: Estimate) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def load_backbone(
             use_safetensors=True,
             trust_remote_code=False,
             device_map=_placement(device, quantise),
-            quantization_config=_quantisation(quantise),
+            quantization_config=_quantisation(quantise, config),
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -225,7 +225,16 @@ def _placement(device: str | None, quantise: str | None) -> str | dict[str, str]
     return {"": device or ("cuda" if torch.cuda.is_available() else "cpu")}
 
 
-def _quantisation(quantise: str | None) -> Any:
+def _quantisation(quantise: str | None, config: Any) -> Any:
+    stored = (getattr(config, "quantization_config", None) or {}).get("quant_method")
+    if stored is not None and quantise is not None:
+        raise BackboneError(f"this model's weights are stored quantised already ({stored}); leave --quantise out")
+    if stored == "mxfp4":
+        # gpt-oss: Transformers has no backward pass through MXFP4 weights, and a prompt is trained through all layers.
+        from transformers import Mxfp4Config
+
+        unpacked: Any = Mxfp4Config
+        return unpacked(dequantize=True)
     if quantise is None:
         return None
     if importlib.util.find_spec("bitsandbytes") is None:

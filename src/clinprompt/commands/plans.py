@@ -37,13 +37,14 @@ def print_plan(
     known = estimate.rate
     print_table(
         f"Plan of `{verb}` (nothing was trained)",
-        ("stage", "trained numbers", "steps", "tokens", "FLOPs", "time"),
+        ("stage", "trained numbers", "steps", "tokens", "tokens a step", "FLOPs", "time"),
         [
             (
                 stage.name,
                 stage.parameters,
                 stage.steps,
                 quantity(stage.tokens),
+                quantity(stage.tokens / stage.steps) if stage.steps else None,
                 quantity(stage.flops),
                 duration(stage.flops / known if known else None),
             )
@@ -61,5 +62,6 @@ def print_plan(
     if known:
         say(f"Time: {duration(estimate.seconds)} at {quantity(known)}FLOP/s ({how})")
     say(f"Memory: about {size(estimate.memory)} (within a factor of two)")
+    say("  " + ", ".join(f"{name} {size(count)}" for name, count in estimate.memory_parts.items()))
     for note in estimate.notes:
         say(f"Note: {note}")
