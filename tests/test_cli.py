@@ -84,7 +84,17 @@ def test_dry_run_of_learn_trains_nothing(place: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "parameters"),
-    [((), 4 * 64 + 68), (("--mode", "vectors"), 68), (("--method", "pt"), 4 * 64), (("--shots", "0"), 0)],
+    [
+        ((), 4 * 64 + 68),
+        (("--mode", "vectors"), 68),
+        (("--mode", "shared"), 4 * 64),
+        (("--method", "pt"), 4 * 64),
+        (("--method", "spot"), 4 * 64),
+        (("--method", "prefix", "--prompt-length", "3"), 3 * 2 * 128),
+        (("--method", "lora", "--rank", "2", "--targets", "q_proj"), 2 * 2 * 128),
+        (("--method", "full"), 160064),
+        (("--shots", "0"), 0),
+    ],
 )
 def test_adapt(place: Path, tmp_path: Path, arguments: tuple[str, ...], parameters: int) -> None:
     out = tmp_path / "task.safetensors"
@@ -96,6 +106,23 @@ def test_adapt(place: Path, tmp_path: Path, arguments: tuple[str, ...], paramete
     assert list(tmp_path.iterdir()) == [out], "the checkpoint is gone"
     scored = run_json("evaluate", out, place / "infer.yaml", "--limit", 3)
     assert scored["n"] == 3 and scored["sampled"] and scored["available"] == 6
+
+
+def test_an_adapter_is_inspected(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "task.safetensors"
+    chosen = ("--method", "lora", "--rank", 2, "--targets", "q_proj")
+    run("adapt", "none", place / "infer.yaml", *chosen, "--backbone", "tiny", "--steps", 2, "--score", 0, "--out", out)
+    found = run_json("inspect", out)
+    assert [line["part"].rpartition(".")[2] for line in found["changes"]] == ["q_proj", "q_proj"]
+    assert all(0 < line["relative"] < 1 for line in found["changes"])
+    assert "method lora (rank 2" in run("inspect", out, "--html", tmp_path / "page.html")
+    assert "What the adapter changes" in (tmp_path / "page.html").read_text()
+
+
+def test_examples_in_context(place: Path) -> None:
+    arguments = ("evaluate", "zero-shot", place / "infer.yaml", "--backbone", "tiny", "--in-context", 3, "--limit", 2)
+    assert run_json(*arguments)["in_context"] == {"given": 3, "fitted": 3.0, "least": 3}
+    assert "In context: 3 solved examples were given, of which 3.0 fitted" in run(*arguments)
 
 
 def test_adapt_a_group_into_a_folder(place: Path, tmp_path: Path) -> None:

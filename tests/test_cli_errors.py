@@ -125,10 +125,12 @@ def test_another_backbone_is_refused(meta: Path, place: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--method", "lora"), "--method lora: known are mpt, pt."),
-        (("--method", "pt", "--mode", "full"), "--mode belongs to MPT"),
-        (("--prompt-length", "9"), "--prompt-length: MPT's prompt has the length of its metaprompt"),
-        (("--mode", "half"), "settings: `mode`: Input should be 'full', 'vectors' or 'group'"),
+        (("--method", "lorra"), "settings: `method`: Input should be 'mpt', 'pt', 'spot', 'prefix', 'lora' or 'full'"),
+        (("--method", "pt", "--mode", "full"), "--mode belongs to --method mpt; pt does not have it. Leave it out."),
+        (("--method", "full", "--rank", "4"), "--rank belongs to --method lora; full does not have it."),
+        (("--method", "lora", "--targets", "query"), "lora.targets: no linear layer is called 'query'. Known: "),
+        (("--prompt-length", "9"), "--prompt-length belongs to --method pt, prefix; mpt does not have it."),
+        (("--mode", "half"), "settings: `mode`: Input should be 'full', 'vectors', 'group' or 'shared'"),
         (("--learning-rate", "-1"), "settings: `loop.learning_rate`: Input should be greater than 0"),
         (("--start", "nobody"), "unknown source task 'nobody'. Known: find-problems, infer."),
         (("--quantise", "8bit"), "--quantise 8bit: only 4bit is known."),
@@ -140,6 +142,16 @@ def test_no_option_is_ignored(
 ) -> None:
     message = error("adapt", meta, place / "find.yaml", "--steps", 1, "--out", tmp_path / "x.safetensors", *arguments)
     assert message.startswith(expected)
+
+
+def test_methods_that_need_a_metaprompt(place: Path, tmp_path: Path) -> None:
+    message = error("adapt", "none", place / "find.yaml", "--method", "spot", "--out", tmp_path / "x.safetensors")
+    assert message.startswith("`none` instead of a metaprompt needs --method pt, prefix, lora or full, not spot.")
+
+
+def test_examples_stand_before_the_bare_instruction(meta: Path, place: Path) -> None:
+    assert "FILE must be zero-shot" in error("evaluate", meta, "--source", "infer", "--in-context", 2)
+    assert "--draw chooses the examples" in error("evaluate", "zero-shot", place / "infer.yaml", "--draw", 2)
 
 
 def test_outputs_that_cannot_be(meta: Path, place: Path, tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from clinprompt.training.settings import AdaptSettings
 
 NO_METAPROMPT = "none"
-METHODS = ("mpt", "pt", "spot", "prefix", "lora", "full")
 # Options that only some methods have.
 OWN_OPTIONS = {
     "--mode": ("mpt",),

@@ -1,0 +1,34 @@
+"""Every method is found by name, and what it changes are settings that exist."""
+
+from __future__ import annotations
+
+import pytest
+
+from clinprompt.errors import TrainingError
+from clinprompt.methods.registry import METHODS, find_method
+from clinprompt.training.settings import AdaptSettings, LearnSettings, changed
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_settings_of_a_method(name: str) -> None:
+    spec = find_method(name)
+    assert spec.name == name and spec.summary
+    learn = changed(LearnSettings(), spec.learn)
+    assert (learn == LearnSettings()) == (not spec.learn)
+    adapt = changed(AdaptSettings(), spec.adapt)
+    trials = [changed(adapt, trial) for trial in spec.grid]
+    assert len({trial.model_dump_json() for trial in trials}) == len(spec.grid) == (4 if spec.trains else 0)
+    assert adapt.method in ("mpt", "spot") if spec.needs_metaprompt else adapt.method not in ("mpt", "spot")
+
+
+def test_an_unknown_method_names_the_known() -> None:
+    with pytest.raises(TrainingError, match="Did you mean 'lora'"):
+        find_method("lorra")
+
+
+def test_changed_settings_are_checked() -> None:
+    with pytest.raises(TrainingError, match=r"lora\.rank"):
+        changed(AdaptSettings(), {"lora.rank": 0})
+    with pytest.raises(TrainingError, match=r"loop\.speed"):
+        changed(AdaptSettings(), {"loop.speed": 1})
+    assert changed(AdaptSettings(shots=5), {"shots": None}).shots is None
