@@ -56,6 +56,8 @@ class ClinpromptLM(HFLM):
             )
         who = api.answerer(model, artifact, source=source) if artifact else None
         prompt = who.prompt if who is not None and who.prompt is not None else torch.zeros(0, model.width)
+        if not isinstance(prompt, Tensor):
+            raise TaskError(f"{task}: holds an adapter, no soft prompt. LoRA: export it and use the harness's peft=….")
         position = who.position if who is not None else "start"
         if position == "end":
             raise TaskError(

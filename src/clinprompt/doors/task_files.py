@@ -36,5 +36,5 @@ def _of_source(metaprompt: Metaprompt, name: str) -> TaskPrompt:
 
 
 def save_whole(file: TaskPrompt, path: Path) -> None:
-    """Write a task file with a prompt of its own, which needs no metaprompt beside it."""
-    save_task(TaskPrompt({"prompt": file.prompt}, file.card), path)
+    """Write a task file that needs no metaprompt beside it: vectors become the prompt that they stand for."""
+    save_task(file if file.is_adapter else TaskPrompt({"prompt": file.prompt}, file.card), path)
