@@ -99,12 +99,20 @@ def add(folder: Path, files: Sequence[Path], *, metaprompts: Sequence[Path] = ()
     A task of the same name is replaced; its old rows stay until the new ones are in force. Raises ArtifactError when
     the room is used up.
     """
+    return _add(folder, _load(files, metaprompts))
+
+
+def add_prompt(folder: Path, name: str, file: TaskPrompt) -> Manifest:
+    """Add one task that is in memory already, under a name; see `add`."""
+    path = Path(f"{name}.safetensors")
+    return _add(folder, [(tokens.check_name(name, path), file, path)])
+
+
+def _add(folder: Path, loaded: list[tuple[str, TaskPrompt, Path]]) -> Manifest:
     with _locked(folder):
         baked = open_baked(folder)
-        loaded = _load(files, metaprompts)
-        for name, artifact, path in loaded:
+        for _, artifact, path in loaded:
             require_backbone(artifact.card, baked.text, path)
-            tokens.check_name(name, path)
         new = _placed(baked.text, baked.manifest, loaded, folder)
         names = {task.name for task in new}
         kept = tuple(task for task in baked.manifest.tasks if task.name not in names)

@@ -1,0 +1,124 @@
+"""Requests to a vLLM server, by its OpenAI-compatible API, as token ids in and token ids out.
+
+Token ids keep everything as it is in process: a note that spells a control token stays text, and answers are decoded by
+the same tokenizer. Messages of the server are not passed on, because they may quote a request.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import httpx
+
+from clinprompt.errors import TaskError
+from clinprompt.serving.engine import EngineBusy, EngineClosed
+
+MOST_WANTED = 128  # logprob_token_ids of one request
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Generated tokens with their log-probabilities (one more than tokens shown if the end of answer is among them)."""
+
+    ids: list[int]
+    logprobs: list[float]
+    finish: str | None
+
+
+class VllmClient:
+    """One vLLM server. `concurrency` bounds the connections; more requests wait for one."""
+
+    def __init__(self, url: str, *, api_key: str | None = None, concurrency: int = 256, seconds: float = 600.0) -> None:
+        self.url = url.rstrip("/").removesuffix("/v1")
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
+        timeout = httpx.Timeout(seconds, pool=None)
+        self._http = httpx.AsyncClient(base_url=self.url, headers=headers, limits=limits, timeout=timeout)
+
+    async def models(self) -> list[dict[str, Any]]:
+        """What the server says it serves."""
+        answer = await self._ask("GET", "/v1/models")
+        models: list[dict[str, Any]] = answer["data"]
+        return models
+
+    async def metric(self, name: str) -> float:
+        """Sum of a Prometheus counter over its labels; 0 if there is none."""
+        try:
+            answer = await self._http.get("/metrics")
+        except httpx.HTTPError as error:
+            raise self._gone(error) from None
+        lines = (line for line in answer.text.splitlines() if line.startswith((name + "{", name + " ")))
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+    async def complete(self, request: dict[str, Any]) -> Said:
+        """One completion."""
+        answer = await self._ask("POST", "/v1/completions", request | {"return_token_ids": True, "logprobs": 0})
+        return _said(answer["choices"][0])
+
+    async def stream(self, request: dict[str, Any]) -> AsyncGenerator[Said, None]:
+        """One completion as it comes; closing the generator ends it on the server."""
+        body = request | {"return_token_ids": True, "logprobs": 0, "stream": True}
+        try:
+            async with self._http.stream("POST", "/v1/completions", json=body) as answer:
+                if answer.status_code != 200:
+                    _refuse(answer.status_code, self.url)
+                async for line in answer.aiter_lines():
+                    data = line.removeprefix("data:").strip()
+                    if not line.startswith("data:") or data == "[DONE]":
+                        continue
+                    content = json.loads(data)
+                    if "error" in content:
+                        raise EngineClosed(f"the vLLM server at {self.url} failed while answering; see its log.")
+                    yield _said(content["choices"][0])
+        except httpx.HTTPError as error:
+            raise self._gone(error) from None
+
+    async def next_logprobs(self, request: dict[str, Any], wanted: list[int]) -> dict[int, float]:
+        """Log-probabilities of the wanted tokens as the first one of the answer."""
+        found: dict[int, float] = {}
+        for begin in range(0, len(wanted), MOST_WANTED):
+            part = wanted[begin : begin + MOST_WANTED]
+            body = {"max_tokens": 1, "temperature": 0, "logprobs": len(part), "logprob_token_ids": part}
+            answer = await self._ask("POST", "/v1/completions", request | body | {"return_tokens_as_token_ids": True})
+            top = answer["choices"][0]["logprobs"]["top_logprobs"][0]
+            found |= {int(key.removeprefix("token_id:")): float(value) for key, value in top.items()}
+        return found
+
+    async def reload(self) -> None:
+        """Read the weights anew and forget cached prefixes; only a server in development mode does it."""
+        await self._ask("POST", "/collective_rpc", {"method": "reload_weights"})
+        await self._ask("POST", "/reset_prefix_cache")
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def _ask(self, verb: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        try:
+            answer = await self._http.request(verb, path, json=body)
+        except httpx.HTTPError as error:
+            raise self._gone(error) from None
+        if answer.status_code != 200:
+            _refuse(answer.status_code, self.url)
+        return answer.json() if answer.content else None
+
+    def _gone(self, error: httpx.HTTPError) -> EngineClosed:
+        return EngineClosed(f"the vLLM server at {self.url} does not answer ({type(error).__name__}).")
+
+
+def _said(choice: dict[str, Any]) -> Said:
+    logprobs = (choice.get("logprobs") or {}).get("token_logprobs") or []
+    values = [float(value) if value is not None else 0.0 for value in logprobs]
+    return Said(list(choice.get("token_ids") or []), values, choice.get("finish_reason"))
+
+
+def _refuse(status: int, url: str) -> NoReturn:
+    if status in (429, 503):
+        raise EngineBusy()
+    if status in (400, 413, 422):
+        raise TaskError("the vLLM server refused a request: prompt, source and answer are too long for its context.")
+    if status in (401, 403):
+        raise EngineClosed(f"the vLLM server at {url} wants an API key.")
+    raise EngineClosed(f"the vLLM server at {url} answered with status {status}.")
