@@ -140,7 +140,8 @@ def bootstrap(sheet: Sheet, *, resamples: int, seed: int) -> dict[str, Score]:
     drawn = _evaluate(sheet, names, resampled_sums(table, resamples, seed)) if resamples else whole
     scores = {}
     for name in sheet.metrics:
-        low, high = np.nanpercentile(drawn[name], [2.5, 97.5])
+        defined = drawn[name][~np.isnan(drawn[name])]
+        low, high = np.percentile(defined, [2.5, 97.5]) if len(defined) else (np.nan, np.nan)
         scores[name] = Score(float(whole[name][0]), float(low), float(high))
     return scores
 

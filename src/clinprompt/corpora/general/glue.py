@@ -6,8 +6,6 @@ from clinprompt.corpora.general.row import Converter, HubRow
 from clinprompt.corpora.splits import text_group
 from clinprompt.records import Record
 
-STSB_STEP = 0.2
-
 
 def sentence(question: str, *labels: str) -> Converter:
     """One sentence and its class (CoLA, SST-2), asked as a question so that the codec of `answers: labels` serves."""
@@ -40,8 +38,9 @@ def _stsb(row: HubRow) -> Record:
 
 
 def rounded(score: float) -> str:
-    """To the nearest 0.2, one decimal: 2.57 → ``2.6``."""
-    return f"{round(score / STSB_STEP) * STSB_STEP:.1f}"
+    """To the nearest 0.2, one decimal: 2.57 → ``2.6``. A score half way goes to the even multiple, as in T5; the hub
+    stores 32-bit numbers, whose error is taken away first."""
+    return f"{round(round(score * 5, 4)) / 5:.1f}"
 
 
 COLA = sentence("Is this acceptable English?", "unacceptable", "acceptable")

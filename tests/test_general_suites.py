@@ -1,0 +1,151 @@
+"""The general benchmarks from end to end on small files of ours: averages, the command line, multi-task training."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import clinprompt
+from clinprompt import suites
+from clinprompt.checking import check_task
+from clinprompt.cli import app
+from clinprompt.corpora import hub_corpus
+from clinprompt.errors import TaskError
+from clinprompt.tasks.codec import Prediction
+from clinprompt.tasks.metrics import score
+from clinprompt.training.learn import Learned
+from clinprompt.training.settings import LearnSettings, LoopSettings
+from tests import hub_samples
+
+pytest.importorskip("pyarrow", reason="parquet needs the extra `suites`")
+
+SUITES = ("glue", "superglue", "mmlu", "commonsense")
+
+
+@pytest.fixture
+def any_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples have fewer rows than the data sets."""
+    monkeypatch.setattr(hub_corpus, "check_rows", lambda part, folder, found: None)
+
+
+def files_of(name: str, folder: Path, count: int = 12) -> suites.Suite:
+    suite = suites.load_suite(name)
+    for task in suite.sources:
+        hub_samples.write(task, folder, count)
+    return suite
+
+
+# --- averages ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("any_count")
+@pytest.mark.parametrize("name", SUITES)
+def test_a_perfect_model_has_an_average_of_100(name: str, tmp_path: Path) -> None:
+    """Every metric an average names is one that scoring gives, and its best value is 100."""
+    suite = files_of(name, tmp_path)
+    assert set(suite.average) == set(suite.sources)
+    values = {}
+    for data in suites.suite_data(suite, tmp_path, splits=["test"]):
+        test = data.splits["test"]
+        scores = score(data.task, test, [Prediction(record) for record in test], resamples=0)
+        values[data.task.name] = {metric: found.value for metric, found in scores.items()}
+        assert not math.isnan(scores[data.task.metrics[0]].value)
+    found = suites.suite_average(suite, values)
+    stsb = found.tasks.get("glue-stsb", 100.0)  # rounded answers against exact numbers
+    assert 99 < stsb <= 100 and found.value == pytest.approx(100, abs=0.2)
+    assert set(found.tasks) == set(suite.sources)
+
+
+def test_the_average_is_over_metrics_first_and_then_over_tasks() -> None:
+    """Two metrics of one task weigh as much as the one of another: ((60 + 80) / 2 + 50) / 2."""
+    suite = suites.Suite(name="s", sources=("a", "b"), average={"a": ("f1", "accuracy"), "b": ("accuracy",)})
+    scores = {"a": {"f1": 60.0, "accuracy": 80.0, "other": 0.0}, "b": {"accuracy": 50.0}}
+    found = suites.suite_average(suite, scores)
+    assert found == suites.SuiteAverage(60.0, {"a": 70.0, "b": 50.0})
+    with pytest.raises(TaskError, match=r"no score of b for accuracy.*all 2 tasks"):
+        suites.suite_average(suite, {"a": scores["a"]})
+    with pytest.raises(TaskError, match="defines no `average`"):
+        suites.suite_average(suites.load_suite("open-clinical"), scores)
+
+
+def test_glue_weighs_as_its_leaderboard() -> None:
+    """Every task 0 but MRPC, whose F1 is 100 and accuracy 0: half a task of nine. MNLI's two parts are one task."""
+    suite = suites.load_suite("glue")
+    zeros = {task: dict.fromkeys(metrics, 0.0) for task, metrics in suite.average.items()}
+    assert suites.suite_average(
+        suite, zeros | {"glue-mrpc": {"class_f1/equivalent": 100.0, "accuracy": 0.0}}
+    ).value == (pytest.approx(50 / 9))
+    mnli = {"accuracy/matched": 80.0, "accuracy/mismatched": 90.0}
+    assert suites.suite_average(suite, zeros | {"glue-mnli": mnli}).tasks["glue-mnli"] == 85
+
+
+@pytest.mark.parametrize(
+    ("average", "message"),
+    [({"glue-cola": ["matthews"]}, "unknown task of the suite"), ({"mqp": []}, "mqp has no metrics")],
+)
+def test_averages_that_are_refused(average: dict[str, list[str]], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text(json.dumps({"name": "mine", "sources": ["mqp"], "average": average}), encoding="utf-8")
+    with pytest.raises(TaskError, match=message):
+        suites.load_suite(path)
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "140"}, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_data_list_has_a_line_per_suite_and_a_table_of_each(tmp_path: Path) -> None:
+    hub_samples.write("glue-cola", tmp_path, 2)
+    text = run("data", "list", "--data-dir", tmp_path)
+    lines = [line for line in text.splitlines() if "1 of 9" in line]
+    assert len(lines) == 1 and "cola, sst2" in lines[0] and "glue-cola" not in text and "mqp" in text
+    table = run("data", "list", "--suite", "glue", "--data-dir", tmp_path)
+    assert "8,551 / † / 1,043" in table and "that of the original data set *" in table and "mqp" not in table
+    rows = json.loads(run("data", "list", "--suite", "glue", "--data-dir", tmp_path, "--json"))
+    assert [row["id"] for row in rows if row["local"]] == ["glue-cola"]
+    assert rows[0]["carved"] and rows[0]["bytes"] is None and rows[0]["collection"] == "general"
+
+
+@pytest.mark.usefixtures("any_count")
+def test_data_show_and_check(tmp_path: Path) -> None:
+    hub_samples.write("superglue-wic", tmp_path, 40)
+    shown = json.loads(run("data", "show", "superglue-wic", "--split", "test", "--data-dir", tmp_path, "--json"))
+    assert shown[1]["answer"] == "same"
+    for task in ("glue-cola", "piqa", "glue-mnli"):
+        hub_samples.write(task, tmp_path, 40)
+        assert not [f for f in check_task(task, tmp_path).findings if f.severity == "error"], task
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+LOOP = LoopSettings(steps=3, batch_size=4, checkpoint_every=2, validation_limit=4)
+
+
+def learned(name: str, folder: Path, **changes: object) -> Learned:
+    settings = LearnSettings.model_validate({"prompt_length": 4, "limit": 6, "teacher": LOOP, "source": LOOP} | changes)
+    return clinprompt.learn(name, folder / "run", backbone="tiny", data_dir=folder, settings=settings)
+
+
+@pytest.mark.usefixtures("any_count")
+@pytest.mark.parametrize(
+    "name", ["superglue", *(pytest.param(name, marks=pytest.mark.slow) for name in ("glue", "commonsense"))]
+)
+def test_many_tasks_learn_together(name: str, tmp_path: Path) -> None:
+    """Eight task prompts from one run; the sampler of `learn` draws from all tasks."""
+    suite = files_of(name, tmp_path)
+    learned(name, tmp_path)
+    described = json.loads(run("inspect", tmp_path / "run" / "metaprompt.safetensors", "--json"))
+    assert described["similarity"]["tasks"] == list(suite.sources)
+    file = tmp_path / "run" / "metaprompt.safetensors"
+    how = ("--backbone", "tiny", "--data-dir", tmp_path, "--limit", 4, "--json")
+    found = json.loads(run("evaluate", file, "--source", suite.sources[0], *how))
+    assert 0 <= found["metrics"]["accuracy"]["value"] <= 100 and found["n"] == 4
