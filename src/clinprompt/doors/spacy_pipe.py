@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,16 +160,19 @@ class ClinpromptPipe:
     # -- files ---------------------------------------------------------------------------------------------------------
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
-        """Write the configuration and a copy of every task's file, each with a prompt of its own."""
+        """Write the configuration and a copy of every task's file, which then needs no metaprompt beside it.
+
+        `exclude` is part of spaCy's protocol; there is nothing here to leave out.
+        """
         from clinprompt.doors.task_files import save_whole
 
         folder = Path(path)
         if self.missing:
             raise ArtifactError(self.missing)
-        shutil.rmtree(folder, ignore_errors=True)
-        for place, file in enumerate(self.files):
-            save_whole(file, folder / f"{place}-{file.task.name}.safetensors")
+        folder.mkdir(parents=True, exist_ok=True)
         names = [f"{place}-{file.task.name}.safetensors" for place, file in enumerate(self.files)]
+        for name, file in zip(names, self.files, strict=True):
+            save_whole(file, folder / name)
         (folder / CONFIG).write_text(json.dumps(self._settings() | {"tasks": names}, indent=1), encoding="utf-8")
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> ClinpromptPipe:
