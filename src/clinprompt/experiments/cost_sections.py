@@ -291,24 +291,22 @@ def _example_table(board: Board) -> Table | None:
         return None
     caption = (
         f"Records of the first run of `{board.reference}` that show an error, by id; `clinprompt data show` prints a "
-        "corpus's records. No text of a record stands in this report."
+        "corpus's records. No text of a record stands in this report. – : not counted by record."
     )
     columns = ("target", "error", "records", "for example")
-    return Table("error-examples", columns, tuple(rows), caption, texts=2)
+    return Table("error-examples", columns, tuple(rows), caption, texts=2, remarks=1)
 
 
 def _examples(board: Board, cell: Cell) -> list[tuple[str, int | None, tuple[str, ...]]]:
-    """(kind, number of records that show it, some ids): what the cell itself names, else what its counts say."""
-    if cell.error_records:
-        named = sorted(cell.error_records.items(), key=lambda item: _error_order(item[0]))
-        return [(kind, None, ids[:SHOWN_IDS]) for kind, ids in named if kind not in NO_ERRORS and ids]
+    """(kind, number of records that show it, some ids): what the cell names, and what its records' results say."""
     known = board.results.test_sets.get(cell.test_set)
     ids = known.ids if known is not None else ()
-    rows: list[tuple[str, int | None, tuple[str, ...]]] = []
-    for name, hit in _shows(cell).items():
-        if hit:
-            rows.append((name, len(hit), tuple(ids[i] for i in hit[:SHOWN_IDS] if i < len(ids))))
-    return rows
+    found: dict[str, tuple[int | None, tuple[str, ...]]] = {
+        kind: (len(hit), tuple(ids[i] for i in hit[:SHOWN_IDS] if i < len(ids))) for kind, hit in _shows(cell).items()
+    }
+    for kind, named in cell.error_records.items():
+        found[kind] = (found.get(kind, (None, ()))[0], named[:SHOWN_IDS])
+    return [(kind, *found[kind]) for kind in sorted(found, key=_error_order) if kind not in NO_ERRORS]
 
 
 def _error_order(kind: str) -> tuple[int, str]:
@@ -316,14 +314,11 @@ def _error_order(kind: str) -> tuple[int, str]:
 
 
 def _shows(cell: Cell) -> dict[str, list[int]]:
-    """Kind of error → the places of the records that show it."""
-    missed, spurious, wrong = [], [], []
+    """Kind of error → the places of the records that show it, as far as their results tell: of counts, that something
+    was missed, or named that is not in gold; of scores, that nothing was right."""
+    places: dict[str, list[int]] = {}
     for place, value in enumerate(cell.per_example):
-        if isinstance(value, tuple):
-            if value[2]:
-                missed.append(place)
-            if value[1]:
-                spurious.append(place)
-        elif value == 0:
-            wrong.append(place)
-    return {"something missed": missed, "something not in gold": spurious, "wrong": wrong}
+        wrong = {"missed": value[2], "spurious": value[1]} if isinstance(value, tuple) else {"wrong": value == 0}
+        for kind in (kind for kind, there in wrong.items() if there):
+            places.setdefault(kind, []).append(place)
+    return places
