@@ -107,7 +107,7 @@ class ExtendSettings(LearnSettings):
         description="freeze: P* and the old vectors stay, new vectors are learned; replay: all are trained on, the old "
         "tasks' training data with their prompts as teachers",
     )
-    replay: float = Field(default=0.5, gt=0, lt=1, description="share of each batch that is old tasks' (keep: replay)")
+    replay: float = Field(default=0.8, gt=0, lt=1, description="share of each batch that is old tasks' (keep: replay)")
 
 
 class LoraSettings(BaseModel):
