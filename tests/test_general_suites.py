@@ -14,6 +14,7 @@ from clinprompt import suites
 from clinprompt.checking import check_task
 from clinprompt.cli import app
 from clinprompt.corpora import hub_corpus
+from clinprompt.corpora.catalog import catalog_entry, catalog_ids
 from clinprompt.errors import TaskError
 from clinprompt.tasks.codec import Prediction
 from clinprompt.tasks.metrics import score
@@ -83,6 +84,21 @@ def test_glue_weighs_as_its_leaderboard() -> None:
     assert suites.suite_average(suite, zeros | {"glue-mnli": mnli}).tasks["glue-mnli"] == 85
 
 
+def test_averages_are_the_published_ones() -> None:
+    """BERT-large as the leaderboards list it: 80.5 on GLUE, 69.0 on SuperGLUE (arXiv 1905.00537, table 3)."""
+    rows = {
+        "glue": [[60.5], [94.9], [89.3, 85.4], [87.6, 86.5], [72.1, 89.3], [86.7, 85.9], [92.7], [70.1], [65.1]],
+        "superglue": [[77.4], [75.7, 83.6], [70.6], [70.0, 24.1], [72.0, 71.3], [71.7], [69.6], [64.4]],
+    }
+    for name, average in (("glue", 80.5), ("superglue", 69.0)):
+        suite = suites.load_suite(name)
+        scores = {
+            task: dict(zip(metrics, values, strict=True))
+            for (task, metrics), values in zip(suite.average.items(), rows[name], strict=True)
+        }
+        assert round(suites.suite_average(suite, scores).value, 1) == average
+
+
 @pytest.mark.parametrize(
     ("average", "message"),
     [({"glue-cola": ["matthews"]}, "unknown task of the suite"), ({"mqp": []}, "mqp has no metrics")],
@@ -92,6 +108,17 @@ def test_averages_that_are_refused(average: dict[str, list[str]], message: str, 
     path.write_text(json.dumps({"name": "mine", "sources": ["mqp"], "average": average}), encoding="utf-8")
     with pytest.raises(TaskError, match=message):
         suites.load_suite(path)
+
+
+def test_the_documented_table_is_the_catalogs() -> None:
+    text = (Path(__file__).resolve().parents[1] / "docs" / "suites.md").read_text(encoding="utf-8")
+    for corpus_id in catalog_ids("general"):
+        entry = catalog_entry(corpus_id)
+        assert entry.hub is not None
+        counts = [f"{entry.expected[split]:,}" for split in ("train", "validation", "test")]
+        counts[1] = "†" if entry.hub.carves else counts[1]
+        assert f"| `{corpus_id}` | {entry.licence} | {' | '.join(counts)} |" in text, corpus_id
+        assert f"[{entry.hub.repository}]" in text and f"`{entry.hub.revision}`" in text
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
