@@ -245,9 +245,7 @@ def _plan(sweep: Sweep, rate: float | None, as_json: bool) -> None:
             for m in found.methods
         ],
     )
-    say(
-        f"Cells: {found.cells:,}, of which {found.left:,} are left, in {found.units:,} units of {sweep.rows} rows at most"
-    )
+    say(f"Cells: {found.cells:,}; left: {found.left:,}, in {found.units:,} units of at most {sweep.rows} rows")
     say(f"Metaprompts to learn first: {found.metaprompts} ({quantity(found.metaprompt_flops)}FLOPs)")
     how = "measured just now" if found.rate_measured else "as given"
     say(f"Time: {duration(found.seconds)} in one process, at {quantity(found.rate)}FLOP/s in training ({how})")

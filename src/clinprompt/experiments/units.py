@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from clinprompt.errors import TrainingError
-from clinprompt.evaluation.answerer import Answerer, of_task, zero_shot
+from clinprompt.evaluation.answerer import Answerer, in_context, of_task, zero_shot
 from clinprompt.experiments.cells import CellPlan, Group, Unit
 from clinprompt.experiments.claims import Claims
 from clinprompt.experiments.energy import EnergyMeter
@@ -207,7 +207,7 @@ def score_cell(
     seconds, joules = time.monotonic() - began, meter.joules()
     cost = trained.cost if trained else Cost(joules=0.0)
     stored = trained.file.tensors.values() if trained and cell.shots != 0 else ()
-    metaprompt = bench.metaprompt(spec, cell.seed)
+    metaprompt, examples = bench.metaprompt(spec, cell.seed), answers.in_context
     return Cell(
         id=cell.id,
         suite=bench.protocol.suite,
@@ -231,7 +231,7 @@ def score_cell(
         backbone=bench.backbone.name,
         fingerprint=bench.backbone.fingerprint,
         metaprompt=metaprompt.digest if metaprompt else "",
-        settings=_settings(bench, cell, choice, trained),
+        settings=_settings(bench, choice, trained) | ({"in_context": examples.summary()} if examples else {}),
         library=__version__,
         machine=machine(),
     )
@@ -240,16 +240,18 @@ def score_cell(
 def _answerer(bench: Workbench, spec: MethodSpec, cell: CellPlan, trained: Trained | None) -> Answerer:
     limit = bench.answer_limit(cell.target)
     settings = bench.settings(spec.name, cell.shots, 0, cell.draw, cell.seed)
-    task = bench.target(cell.target).task
+    data = bench.target(cell.target)
     if trained is not None:
-        return replace(of_task(bench.backbone, trained.file, task), limit=limit)
+        return replace(of_task(bench.backbone, trained.file, data.task), limit=limit)
     if spec.name == ZERO_SHOT:
-        asked = zero_shot(bench.backbone, task, limit)
+        asked = zero_shot(bench.backbone, data.task, limit)
         return replace(asked, reserve=settings.target_reserve, window=settings.window)
-    raise TrainingError(f"method {spec.name}: cannot be answered here")
+    train, shots = data.splits["train"], int(cell.shots)
+    shown = in_context(bench.backbone, data.task, train, shots, draw=cell.draw, seed=cell.seed, limit=limit)
+    return replace(shown, window=settings.window)
 
 
-def _settings(bench: Workbench, cell: CellPlan, choice: Choice | None, trained: Trained | None) -> dict[str, Any]:
+def _settings(bench: Workbench, choice: Choice | None, trained: Trained | None) -> dict[str, Any]:
     """All that is needed to run the cell again: the protocol, and which rows trained together with it."""
     trainings = list(choice.trainings if choice else ())
     if trained is not None and trained.rows not in trainings:
