@@ -219,6 +219,7 @@ CHANGES: list[tuple[str, str, Any, str]] = [
     ("superglue-multirc", "idx", 3, "holds no structure with paragraph, question"),
     ("superglue-record", "answers", ["Cy"], "names no entity"),
     ("mmlu", "choices", "A", "holds no list of texts"),
+    ("mmlu", "choices", ["A", "B"], "holds no four texts"),
     ("mmlu", "answer", 4, "no class number from 0 to 3"),
     ("boolq", "answer", 1, "neither true nor false"),
     ("siqa", "label", "0", "none of 1, 2 and 3"),

@@ -21,7 +21,7 @@ from clinprompt.errors import ConsentError, CorpusError, DataMissingError
 
 ENTRY = catalog.catalog_entry("glue-rte")
 assert ENTRY.hub is not None
-REVISION = str(ENTRY.hub.revision)
+REVISION = ENTRY.hub.revision
 TRAIN, TEST = "rte/train-00000-of-00001.parquet", "rte/validation-00000-of-00001.parquet"
 
 
@@ -34,11 +34,10 @@ class Hub:
     requests: list[str] = field(default_factory=list)
     not_large: bool = False
     body: bytes | None = None
+    withheld: str = ""
 
     def answer(self, path: str) -> bytes | None:
         base = f"/api/datasets/{ENTRY.hub.repository}" if ENTRY.hub else ""
-        if path == f"{base}/revision/main":
-            return json.dumps({"sha": REVISION}).encode()
         if path.startswith(f"{base}/tree/{REVISION}/"):
             folder = path.removeprefix(f"{base}/tree/{REVISION}/")
             listed = [self._item(name) for name in self.files if name.startswith(folder + "/")]
@@ -62,6 +61,7 @@ def hub() -> Iterator[Hub]:
             path = unquote(urlsplit(self.path).path)
             served.requests.append(path)
             body = served.body if served.body is not None else served.answer(path)
+            body = None if served.withheld and path.endswith(served.withheld) else body
             if body is None:
                 self.send_error(404)
                 return
@@ -88,17 +88,12 @@ def get(hub: Hub, folder: Path, entry: CatalogEntry = ENTRY, consent: bool = Tru
     return fetch_hub(entry, folder, consent=consent, host=hub.address, pause=0)
 
 
-def unpinned() -> CatalogEntry:
-    assert ENTRY.hub is not None
-    return ENTRY.model_copy(update={"hub": ENTRY.hub.model_copy(update={"revision": None})})
-
-
 def test_parts_come_checked_and_once(hub: Hub, tmp_path: Path) -> None:
     assert ENTRY.hub is not None
     assert get(hub, tmp_path) == (2, 45 + 36)
     assert (tmp_path / TRAIN).read_bytes() == hub.files[TRAIN]
     assert not (tmp_path / "rte" / "test-00000-of-00001.parquet").exists(), "hidden labels are of no use"
-    assert set(known_files(tmp_path, ENTRY.hub)) == {TRAIN, TEST} and not hub_problems(tmp_path, ENTRY.hub)
+    assert set(known_files(tmp_path, ENTRY.hub)) == {TRAIN, TEST} and hub_problems(tmp_path, ENTRY.hub) == ([], True)
     hub.requests.clear()
     assert get(hub, tmp_path, consent=False) == (0, 0) and not hub.requests
 
@@ -107,11 +102,24 @@ def test_a_damaged_file_is_found_and_brought_again(hub: Hub, tmp_path: Path) -> 
     assert ENTRY.hub is not None
     get(hub, tmp_path)
     (tmp_path / TEST).write_bytes(b"other")
-    assert hub_problems(tmp_path, ENTRY.hub) == [f"{TEST}: damaged: checksum differs"]
+    assert hub_problems(tmp_path, ENTRY.hub) == ([f"{TEST}: damaged: checksum differs"], True)
     assert get(hub, tmp_path) == (1, 36)
     (tmp_path / TRAIN).unlink()
-    assert hub_problems(tmp_path, ENTRY.hub) == [f"{TRAIN}: missing"]
+    assert hub_problems(tmp_path, ENTRY.hub) == ([f"{TRAIN}: missing"], True)
     assert get(hub, tmp_path) == (1, 45)
+
+
+def test_an_interrupted_download_is_not_taken_for_a_whole_one(hub: Hub, tmp_path: Path) -> None:
+    """Two shards are listed, the second is not served: the next call asks for it again, and only for it."""
+    assert ENTRY.hub is not None
+    shards = [f"rte/train-0000{n}-of-00002.parquet" for n in (0, 1)]
+    hub.files = {TEST: hub.files[TEST], shards[0]: b"one", shards[1]: b"two"}
+    hub.withheld = shards[1]
+    with pytest.raises(DataMissingError, match="the server answers 404"):
+        get(hub, tmp_path)
+    assert (tmp_path / shards[0]).is_file() and f"{shards[1]}: missing" in hub_problems(tmp_path, ENTRY.hub)[0]
+    hub.withheld = ""
+    assert get(hub, tmp_path) == (2, 3 + 36)
 
 
 def test_files_brought_from_another_revision_are_replaced(hub: Hub, tmp_path: Path) -> None:
@@ -130,16 +138,6 @@ def test_tasks_of_one_repository_share_the_list(hub: Hub, tmp_path: Path) -> Non
     get(hub, tmp_path, other)
     assert ENTRY.hub is not None and other.hub is not None
     assert len(known_files(tmp_path, ENTRY.hub)) == len(known_files(tmp_path, other.hub)) == 2
-
-
-def test_without_a_pin_the_head_is_taken_and_remembered(hub: Hub, tmp_path: Path) -> None:
-    get(hub, tmp_path, unpinned())
-    assert hub.requests[0].endswith("/revision/main")
-    assert json.loads((tmp_path / MANIFEST).read_text(encoding="utf-8"))["revision"] == REVISION
-    (tmp_path / TEST).unlink()
-    hub.requests.clear()
-    get(hub, tmp_path, unpinned())
-    assert not any(path.endswith("/revision/main") for path in hub.requests), "the first commit stays the one"
 
 
 def test_a_copy_by_hand_is_used_as_it_is(hub: Hub, tmp_path: Path) -> None:
@@ -176,4 +174,6 @@ def test_a_damaged_list_is_an_error_with_a_cure(hub: Hub, tmp_path: Path) -> Non
     (tmp_path / MANIFEST).write_text("{", encoding="utf-8")
     with pytest.raises(CorpusError, match="Remove it"):
         get(hub, tmp_path)
-    assert ENTRY.hub is not None and "Remove it" in hub_problems(tmp_path, ENTRY.hub)[0]
+    assert ENTRY.hub is not None
+    (problem,), checksums = hub_problems(tmp_path, ENTRY.hub)
+    assert "Remove it" in problem and not checksums

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from clinprompt.corpora.download import Consent, fetch, file_is_intact
 from clinprompt.corpora.general.registry import CONVERTERS
 from clinprompt.corpora.hub_corpus import load_hub, missing_parts
-from clinprompt.corpora.hub_download import fetch_hub, hub_problems, known_files
+from clinprompt.corpora.hub_download import fetch_hub, hub_problems
 from clinprompt.corpora.hub_files import HubSource, PublicFile
 from clinprompt.corpora.public.registry import LOADERS
 from clinprompt.errors import ClinpromptError, DataMissingError, TaskError, unknown_name
@@ -270,7 +270,7 @@ def verify(ids: list[str] | tuple[str, ...] | None = None, data_dir: Path | str 
 
 def _verify_one(entry: CatalogEntry, root: Path) -> dict[str, Any]:
     folder = entry.folder(root)
-    problems = hub_problems(folder, entry.hub) if entry.hub is not None else _damage(entry, folder)
+    problems, checksums = hub_problems(folder, entry.hub) if entry.hub is not None else (_damage(entry, folder), True)
     counts: dict[str, int] = {}
     try:
         counts = {split: len(records) for split, records in load_corpus(entry.id, root).items()}
@@ -279,7 +279,7 @@ def _verify_one(entry: CatalogEntry, root: Path) -> dict[str, Any]:
     if counts and not _as_expected(entry, counts):
         problems.append(f"records per split are {counts}, expected {entry.expected}")
     row = {"id": entry.id, "ok": not problems, "splits": counts, "problems": problems}
-    return row | ({"checksums": bool(known_files(folder, entry.hub))} if entry.hub is not None else {})
+    return row | ({"checksums": checksums} if entry.hub is not None else {})
 
 
 def _damage(entry: CatalogEntry, folder: Path) -> list[str]:

@@ -49,16 +49,14 @@ def fetch_hub(
         return 0, 0
     require(entry, consent)
     with httpx.Client(timeout=TIMEOUT, follow_redirects=True) as client:
-        revision = source.revision or _manifest(folder).get("revision") or _head(client, entry, source, host, pause)
-        files = [f for part in parts for f in _listed(client, entry, source, part, revision, host, pause)]
+        files = [f for part in parts for f in _listed(client, entry, source, part, host, pause)]
     wanted = [
-        (f"{host}/datasets/{source.repository}/resolve/{revision}/{quote(file.upstream)}", file)
+        (f"{host}/datasets/{source.repository}/resolve/{source.revision}/{quote(file.upstream)}", file)
         for file in files
         if not file_is_intact(folder / file.path, file.bytes, file.sha256)
     ]
-    total = fetch_files(entry, wanted, folder, report, pause)
-    _remember(folder, source, revision, files)
-    return len(wanted), total
+    _remember(folder, source, files)  # first, so that an interrupted download is known to be incomplete
+    return len(wanted), fetch_files(entry, wanted, folder, report, pause)
 
 
 def known_files(folder: Path, source: HubSource) -> dict[str, PublicFile]:
@@ -74,22 +72,23 @@ def known_files(folder: Path, source: HubSource) -> dict[str, PublicFile]:
     }
 
 
-def hub_problems(folder: Path, source: HubSource) -> list[str]:
-    """What is wrong with the local files, as far as checksums are known."""
+def hub_problems(folder: Path, source: HubSource) -> tuple[list[str], bool]:
+    """What is wrong with the local files, and whether any checksum is known to tell."""
     try:
         known = known_files(folder, source)
     except CorpusError as error:
-        return [str(error)]
-    return [
+        return [str(error)], False
+    problems = [
         f"{file.path}: {'damaged: checksum differs' if (folder / file.path).is_file() else 'missing'}"
         for file in known.values()
         if not file_is_intact(folder / file.path, file.bytes, file.sha256)
     ]
+    return problems, bool(known)
 
 
 def _belongs(kept: dict[str, Any], source: HubSource) -> bool:
     """Whether a list is of this data set at the revision that the catalog pins."""
-    return kept.get("repository") == source.repository and source.revision in (None, kept.get("revision"))
+    return (kept.get("repository"), kept.get("revision")) == (source.repository, source.revision)
 
 
 def _is_here(folder: Path, source: HubSource, part: HubPart) -> bool:
@@ -106,18 +105,12 @@ def _is_here(folder: Path, source: HubSource, part: HubPart) -> bool:
 # --- what the hub says ------------------------------------------------------------------------------------------------
 
 
-def _head(client: httpx.Client, entry: CatalogEntry, source: HubSource, host: str, pause: float) -> str:
-    """The commit at the head of the repository, for an entry without a confirmed revision."""
-    found = _ask(client, entry, f"{host}/api/datasets/{source.repository}/revision/main", pause)
-    return str(found["sha"])
-
-
 def _listed(
-    client: httpx.Client, entry: CatalogEntry, source: HubSource, part: HubPart, revision: str, host: str, pause: float
+    client: httpx.Client, entry: CatalogEntry, source: HubSource, part: HubPart, host: str, pause: float
 ) -> list[PublicFile]:
-    """The parquet files of a part at a revision, as the hub lists them."""
+    """The parquet files of a part at the pinned revision, as the hub lists them."""
     parent = part.path.rpartition("/")[0]
-    url = f"{host}/api/datasets/{source.repository}/tree/{revision}/{quote(parent)}?recursive=true"
+    url = f"{host}/api/datasets/{source.repository}/tree/{source.revision}/{quote(parent)}?recursive=true"
     pattern = shard_pattern(part.path)
     listed = [item for item in _ask(client, entry, url, pause) if pattern.fullmatch(item["path"])]
     files = [
@@ -127,8 +120,8 @@ def _listed(
     ]
     if not files:
         raise DataMissingError(
-            f"{entry.id}: {source.repository} at {revision} lists no parquet files of {part.path}. Put the data set's "
-            f"files into the data folder by hand, as docs/suites.md says."
+            f"{entry.id}: {source.repository} at {source.revision} lists no parquet files of {part.path}. Put "
+            "the data set's files into the data folder by hand, as docs/suites.md says."
         )
     return files
 
@@ -177,14 +170,14 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return dict(kept)
 
 
-def _remember(folder: Path, source: HubSource, revision: str, files: list[PublicFile]) -> None:
+def _remember(folder: Path, source: HubSource, files: list[PublicFile]) -> None:
     """Add these files to the list, replacing what it said of them."""
     kept = _manifest(folder)
     known = {file["path"]: file for file in kept["files"]} if kept and _belongs(kept, source) else {}
     known |= {file.path: file.model_dump() for file in files}
     folder.mkdir(parents=True, exist_ok=True)
     listed = [known[path] for path in sorted(known)]
-    content = {"repository": source.repository, "revision": revision, "files": listed}
+    content = {"repository": source.repository, "revision": source.revision, "files": listed}
     part = folder / (MANIFEST + ".part")
     part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     part.replace(folder / MANIFEST)

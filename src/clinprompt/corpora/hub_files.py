@@ -48,17 +48,15 @@ class HubPart(BaseModel):
 
 
 class HubSource(BaseModel):
-    """A data set on the hub at a pinned revision.
+    """A data set on the hub at a pinned revision, a commit of its repository; `pinned_by` says how that is known.
 
-    `revision` is a commit of the data set repository. It is None where none could be confirmed when the entry was
-    written; `get` then takes the head of the repository and records its commit beside the files. `pinned_by` says how
-    the revision is known. Without a part for validation, every eighth group of training is set aside.
+    Without a part for validation, every eighth group of training is set aside.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
-    revision: str | None = Field(pattern=r"^[0-9a-f]{40}$")
+    revision: str = Field(pattern=r"^[0-9a-f]{40}$")
     pinned_by: str
     parts: tuple[HubPart, ...]
 

@@ -16,7 +16,10 @@ def _numbered(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
 
 def _mmlu(row: HubRow) -> Record:
-    options = tuple(zip(_LETTERS, row.texts("choices"), strict=False))
+    texts = row.texts("choices")
+    if len(texts) != len(_LETTERS):
+        raise row.error("choices", "holds no four texts.")
+    options = tuple(zip(_LETTERS, texts, strict=True))
     question = row.text("question")
     answer = row.label("answer", [key for key, _ in options])
     meta = {"subject": row.text("subject")}
