@@ -15,6 +15,7 @@ from clinprompt.backbone.encoding import encode
 from clinprompt.backbone.injection import collate, label_states, token_losses
 from clinprompt.backbone.model import Backbone
 from clinprompt.prompts.bank import Bank
+from clinprompt.prompts.initialisation import initial_prompts
 
 SOURCES = ["Note: fever and cough.\nAnswer:", "a longer source about aspirin and warfarin\nAnswer:", "x\nAnswer:"]
 TARGETS = ["fever", "aspirin; warfarin", "none"]
@@ -28,7 +29,7 @@ def bank_for(method: str, backbone: Backbone, rows: int = 3) -> AdapterBank:
             if name.endswith("lora_B"):
                 _shake(parameter, 0.2)
     elif method == "prefix":
-        bank = prefix_bank(backbone, 4, "vocabulary", seeds)
+        bank = prefix_bank(backbone, initial_prompts(backbone, 4, "vocabulary", seeds))
         for parameter in bank.parameters.values():
             _shake(parameter, 0.3)
     else:

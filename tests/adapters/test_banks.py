@@ -15,6 +15,7 @@ from clinprompt.backbone.model import Backbone
 from clinprompt.errors import BackboneError, TrainingError
 from clinprompt.evaluation.decoding import Decoder
 from clinprompt.prompts.bank import DirectBank, trainable_parameters
+from clinprompt.prompts.initialisation import initial_prompts
 from tests.adapters.support import SOURCES, TARGETS, bank_for, losses
 from tests.models import tiny
 
@@ -134,11 +135,9 @@ def test_a_row_starts_as_the_backbone_itself() -> None:
 
 
 def test_a_prefix_starts_as_the_prompt_it_is_made_of() -> None:
-    from clinprompt.prompts.initialisation import initial_prompts
-
     backbone = tiny()
-    prompt = DirectBank(initial_prompts(backbone, 4, "vocabulary", [5]))
-    prefix = prefix_bank(backbone, 4, "vocabulary", [5])
+    start = initial_prompts(backbone, 4, "vocabulary", [5])
+    prompt, prefix = DirectBank(start), prefix_bank(backbone, start)
     for own, wanted in zip(losses(backbone, prefix, [0] * 3), losses(backbone, prompt, [0] * 3), strict=True):
         torch.testing.assert_close(own, wanted, atol=1e-5, rtol=1e-4)
 
@@ -151,7 +150,7 @@ def test_all_weights_take_one_row_a_batch() -> None:
 
 def test_prefixes_are_for_decoders() -> None:
     with pytest.raises(BackboneError, match="decoder models"):
-        prefix_bank(tiny("t5"), 4, "vocabulary", [0])
+        prefix_bank(tiny("t5"), torch.zeros(1, 4, 32))
 
 
 def test_rows_that_cannot_be_told_apart_are_refused() -> None:
@@ -164,7 +163,7 @@ def test_counts_are_those_of_the_bank(kind: str) -> None:
     backbone = tiny(kind)
     assert trainable_parameters(lora_bank(backbone, [0], rank=3)) == lora_parameters(backbone, 3)
     if kind != "t5":
-        assert trainable_parameters(prefix_bank(backbone, 4, "vocabulary", [0])) == prefix_parameters(backbone, 4)
+        assert trainable_parameters(prefix_bank(backbone, torch.zeros(1, 4, 32))) == prefix_parameters(backbone, 4)
     assert trainable_parameters(full_bank(backbone, 1)) == backbone.parameters
 
 

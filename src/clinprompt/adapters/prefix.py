@@ -1,8 +1,9 @@
 """Prefix tuning (Li & Liang, arXiv 2101.00190) in rows: m trained keys and values before every layer's own.
 
 They are trained directly, without the paper's network that produces them (P-tuning v2, arXiv 2110.07602, finds it
-unneeded), and start at the keys and values of m real tokens: a prefix begins as the prompt of those tokens [O]. It
-stands before everything, BOS included, as PEFT's does. Keys are kept as attention uses them, rotary positions included.
+unneeded), and start at the keys and values of a soft prompt, by default m real tokens: a prefix begins as that prompt
+[O]. It stands before everything, BOS included, as PEFT's does. Keys are kept as attention uses them, with their rotary
+positions.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from clinprompt.adapters.bank import AdapterBank
 from clinprompt.backbone.model import Backbone
 from clinprompt.backbone.prefix_cache import PrefixCache
 from clinprompt.errors import BackboneError
-from clinprompt.prompts.initialisation import initial_prompts
 
 
 class PrefixBank(AdapterBank):
@@ -44,17 +44,17 @@ class PrefixBank(AdapterBank):
             backbone.prefix = previous
 
 
-def prefix_bank(backbone: Backbone, length: int, start: str, seeds: Sequence[int]) -> PrefixBank:
-    """One row per seed, starting at the keys and values of the prompt that `start` names
-    (`prompts.initialisation.initial_prompts`). Raises BackboneError for encoder-decoder models."""
+def prefix_bank(backbone: Backbone, prompts: Tensor) -> PrefixBank:
+    """One row per prompt (R, m, d), starting at the keys and values that the backbone computes for it.
+
+    Raises BackboneError for encoder-decoder models.
+    """
     if backbone.kind == "seq2seq":
         raise BackboneError(
             f"{backbone.name}: prefix tuning is made for decoder models here. Use lora, pt or mpt with this one."
         )
     cache = PrefixCache(backbone)
-    rows = [
-        cache.states(initial_prompts(backbone, length, start, [seed])[0].to(backbone.device), "front") for seed in seeds
-    ]
+    rows = [cache.states(prompt, "front") for prompt in prompts.to(backbone.device)]
     keys, values = (torch.stack([torch.cat([layer[part] for layer in row]) for row in rows]).clone() for part in (0, 1))
     return PrefixBank(keys, values)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from clinprompt.adapters.bank import AdapterBank
 from clinprompt.adapters.full import full_bank
 from clinprompt.adapters.lora import lora_bank
 from clinprompt.adapters.prefix import prefix_bank
@@ -88,18 +89,22 @@ def starting_bank(
         assert metaprompt is not None
         spot = spot_bank(metaprompt, _starts(backbone, metaprompt, settings, examples, "best")).to(backbone.device)
         return spot, prompt_rates(spot, rates)
-    if method == "pt":
+    if method in ("pt", "prefix"):
         initials, seen = [s.initial for s in settings], [e.train for e in examples]
-        free = DirectBank(first_prompts(backbone, room.length, initials, seeds, seen))
+        prompts = first_prompts(backbone, room.length, initials, seeds, seen)
+        if method == "prefix":
+            return _adapter(prefix_bank(backbone, prompts), rates)
+        free = DirectBank(prompts)
         return free, prompt_rates(free, rates)
     if method == "lora":
         lora = first.lora
-        adapter: Bank = lora_bank(backbone, seeds, rank=lora.rank, alpha=lora.alpha, targets=lora.targets)
-    elif method == "prefix":
-        adapter = prefix_bank(backbone, room.length, first.initial, seeds)
-    else:
-        adapter = full_bank(backbone, len(seeds))
-    return adapter, {name: rates.clone() for name in adapter.trainable()}
+        return _adapter(lora_bank(backbone, seeds, rank=lora.rank, alpha=lora.alpha, targets=lora.targets), rates)
+    return _adapter(full_bank(backbone, len(seeds)), rates)
+
+
+def _adapter(bank: AdapterBank, rates: Tensor) -> tuple[Bank, dict[str, Tensor]]:
+    """One learning rate per row for all its parameters."""
+    return bank, {name: rates.clone() for name in bank.trainable()}
 
 
 def _starts(

@@ -143,7 +143,7 @@ class AdaptSettings(BaseModel):
     prefix_length: int | None = Field(default=None, ge=1, description="of prefix; default: the preset's prompt length")
     initial: str = Field(
         default="vocabulary",
-        description="where pt and prefix start: vocabulary, text: …, or (pt) practised or a prompt file",
+        description="where pt and prefix start: vocabulary, text: …, practised, or a prompt file",
     )
     shots: int | None = Field(default=None, ge=0, description="training examples; none: all of them")
     draw: int = Field(default=0, ge=0, description="which few-shot draw")
