@@ -133,3 +133,9 @@ def test_no_drift_between_sites(dated: Path) -> None:
     found = run_json(*asked, "--by", "ward", "--fields", table, "--permutations", 200, "--fail-on-drift", code=3)
     assert found["missing"] == 10 and found["trend"] is None
     assert "unknown field" in run(*asked, "--by", "wing", code=2)
+
+
+def test_shard_needs_processes_and_learn(place: Path, tmp_path: Path) -> None:
+    asked = ("learn", place / "suite.yaml", "--out", tmp_path / "x", *LEARN, "--shard")
+    assert "needs several processes" in run(*asked, code=2)
+    assert "leave out --extend" in run(*asked, "--score", 3, code=2)

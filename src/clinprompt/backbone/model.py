@@ -225,13 +225,13 @@ def _placement(device: str | None, quantise: str | None) -> str | dict[str, str]
     return {"": device or ("cuda" if torch.cuda.is_available() else "cpu")}
 
 
-def _quantisation(quantise: str | None, config: Any) -> Any:
-    stored = (getattr(config, "quantization_config", None) or {}).get("quant_method")
+def _quantisation(quantise: str | None, model_config: Any) -> Any:
+    stored = (getattr(model_config, "quantization_config", None) or {}).get("quant_method")
     if stored is not None and quantise is not None:
         raise BackboneError(f"this model's weights are stored quantised already ({stored}); leave --quantise out")
     if stored == "mxfp4":
         # gpt-oss: Transformers has no backward pass through MXFP4 weights, and a prompt is trained through all layers.
-        from transformers import Mxfp4Config
+        from transformers.utils.quantization_config import Mxfp4Config
 
         unpacked: Any = Mxfp4Config
         return unpacked(dequantize=True)

@@ -71,6 +71,10 @@ def learn(
     device: o.Device = None,
     quantise: o.Quantise = None,
     autocast: o.Autocast = False,
+    shard: Annotated[
+        bool,
+        typer.Option("--shard", help="Split the frozen layers over the processes (FSDP).", rich_help_panel=o.MODEL),
+    ] = False,
     dry_run: o.DryRun = False,
     flops_per_second: o.FlopRate = None,
     as_json: o.AsJson = False,
@@ -92,7 +96,10 @@ def learn(
     from clinprompt.training.processes import current_processes
     from clinprompt.training.settings import LearnSettings
 
-    choice = o.ModelChoice(backbone, dtype, device, quantise, autocast)
+    choice = o.ModelChoice(backbone, dtype, "cpu" if shard else device, quantise, autocast)
+    if shard and (score or extend is not None or quantise or dry_run):
+        raise TrainingError("--shard splits whole weights for `learn SUITE`: leave out --extend, --score, --quantise, "
+                            "--dry-run. Score the result with `clinprompt evaluate`.")  # fmt: skip
     overrides: dict[str, Any] = {
         "teacher.steps": teacher_steps,
         "source.steps": steps,
@@ -130,6 +137,10 @@ def learn(
     if dry_run:
         _plan(model, sources, settings, flops_per_second, as_json)
         return
+    if shard:
+        from clinprompt.training.sharding import shard as split
+
+        processes = split(model, processes)
     began = time.monotonic()
     with stage_bars(processes.main and not (as_json or quiet)) as bar:
         from clinprompt.training.learn import learn as train
@@ -137,7 +148,8 @@ def learn(
         learned = train(model, sources, settings, out, processes=processes, progress=bar)
     if processes.main:
         remark(f"done in {duration(time.monotonic() - began)}", quiet or as_json)
-        _report(model, learned, sources, out, score, as_json)
+    if processes.main or processes.sharded:  # a split backbone judges the prompts in all processes together
+        _report(model, learned, sources, out, score, as_json, processes.main)
 
 
 def _check_extension(prompt_length: int | None, rank: int | None) -> None:
@@ -166,7 +178,15 @@ def _plan(model: Backbone, sources: list[SourceTask], settings: LearnSettings, r
     print_plan("learn", plan_learn(model, examples, length, settings), model, examples, length, rate, json)
 
 
-def _report(model: Backbone, learned: Learned, sources: list[SourceTask], out: Path, score: int, as_json: bool) -> None:
+def _report(
+    model: Backbone,
+    learned: Learned,
+    sources: list[SourceTask],
+    out: Path,
+    score: int,
+    as_json: bool,
+    prints: bool,
+) -> None:
     """Validation losses of teacher and metaprompt per source, and scores if they were asked for."""
     from clinprompt.evaluation.answerer import of_source
     from clinprompt.evaluation.evaluate import evaluate_records
@@ -188,6 +208,8 @@ def _report(model: Backbone, learned: Learned, sources: list[SourceTask], out: P
             scored = evaluate_records(who, source.validation, split="validation", limit=score)
             found |= {"metric": scored.headline, "score": interval(scored.value), "n": scored.n}
         rows.append(found)
+    if not prints:
+        return
     trained = sum(t.numel() for t in (learned.metaprompt.shared, learned.metaprompt.u, learned.metaprompt.v))
     if as_json:
         facts = {"file": str(path), "bytes": path.stat().st_size, "parameters": trained, "sources": rows}

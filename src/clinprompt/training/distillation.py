@@ -64,13 +64,15 @@ def teacher_states(
     layers: tuple[int, ...],
     *,
     folder: Path | None = None,
+    writes: bool = True,
     run: str = "",
     micro_tokens: int = 8192,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[Tensor]]:
     """What teacher k says about every training example of task k: [task][example] → (labels, layers, d).
 
-    With `folder` each task's states are kept in a file, so that an interrupted run does not compute them again.
+    With `folder` each task's states are kept in a file, so that an interrupted run does not compute them again; a
+    process that does not write (`writes`) only reads what is there.
     """
     states = []
     for index, task in enumerate(tasks):
@@ -79,7 +81,7 @@ def teacher_states(
             packed = load_file(file)["states"]
         else:
             packed = _states_of(backbone, teachers, index, task, layers, micro_tokens)
-            if file is not None:
+            if file is not None and writes:
                 write_atomically({"states": packed}, {"task": task.name, "run": run}, file)
         states.append(list(torch.split(packed, [e.labels for e in task.train])))
         if progress:

@@ -281,7 +281,9 @@ def distil_from(
         teachers,
         examples,
         settings.layers,
-        folder=folder / "teacher-states" if processes.main else None,
+        # Processes that share one backbone must compute, or not compute, the same tasks.
+        folder=folder / "teacher-states" if processes.main or processes.sharded else None,
+        writes=processes.main,
         run=run,
         micro_tokens=settings.source.micro_tokens,
         progress=(lambda done, total: progress("teacher states", done, total, float("nan"))) if progress else None,

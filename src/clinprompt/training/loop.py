@@ -170,10 +170,10 @@ def _accumulate(
     share = _label_weights(problem, picks, examples)
     losses = torch.zeros(problem.bank.rows)
     parts = micro_batches(problem.bank, [p.row for p in picks], examples, backbone, settings.micro_tokens)
-    for part in parts[processes.rank :: processes.count]:
+    for part, counted in processes.own(parts):
         chosen = [picks[i] for i in part]
         batch = collate(backbone, [examples[i] for i in part])
-        weights = share[part].to(backbone.device)[batch.owner]
+        weights = counted * share[part].to(backbone.device)[batch.owner]
         # The backward pass stays inside: an adapter that swaps weights may be asked for them again.
         with problem.bank.applied(backbone, [p.row for p in chosen], [p.task for p in chosen]) as prompts:
             layers = problem.distillation.layers if problem.distillation else (-1,)
@@ -241,15 +241,15 @@ def validation_losses(
     held = [(r, e) for r in rows for e in problem.tasks[problem.row_tasks[r]].validation[: settings.validation_limit]]
     owners, examples = [r for r, _ in held], [e for _, e in held]
     parts = micro_batches(problem.bank, owners, examples, backbone, settings.micro_tokens)
-    for part in parts[processes.rank :: processes.count]:
+    for part, counted in processes.own(parts):
         batch = collate(backbone, [examples[i] for i in part])
         chosen = [owners[i] for i in part]
         with problem.bank.applied(backbone, chosen, [problem.row_tasks[r] for r in chosen]) as prompts:
             states = label_states(backbone, batch, prompts)
             language = token_losses(backbone, states)
         owner = torch.tensor(chosen)[states.owner.cpu()]
-        sums.index_add_(0, owner, language.float().cpu())
-        counts.index_add_(0, owner, torch.ones(len(owner)))
+        sums.index_add_(0, owner, counted * language.float().cpu())
+        counts.index_add_(0, owner, torch.full((len(owner),), counted))
     return processes.total(sums) / processes.total(counts)
 
 

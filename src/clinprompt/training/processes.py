@@ -9,10 +9,13 @@ CPUs that launcher needs MPI and without it silently starts one process); starte
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
+
+P = TypeVar("P")
 
 
 @dataclass
@@ -22,10 +25,19 @@ class Processes:
     rank: int = 0
     count: int = 1
     accelerator: Any = None
+    sharded: bool = False  # the backbone's layers are split over the processes: all must make every pass together
 
     @property
     def main(self) -> bool:
         return self.rank == 0
+
+    def own(self, parts: Sequence[P]) -> list[tuple[P, float]]:
+        """The parts that this process computes, with 1.0. With a sharded backbone every process makes equally many
+        passes: where one has none left, it repeats the last part, with 0.0 for what that contributes."""
+        own = [(part, 1.0) for part in parts[self.rank :: self.count]]
+        if self.sharded and parts:
+            own += [(parts[-1], 0.0)] * (-(-len(parts) // self.count) - len(own))
+        return own
 
     def total(self, tensor: Tensor) -> Tensor:
         """Sum of a tensor over all processes."""
