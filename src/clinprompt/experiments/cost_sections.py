@@ -92,8 +92,8 @@ def tuning_section(board: Board) -> Section:
     rows = []
     for method in budgets(board):
         cells = [c for c in board.cells if c.method == method]
-        counts = sorted({len(c.trials) for c in cells})
-        judged = sorted({t.on for c in cells for t in c.trials if t.on})
+        counts = sorted({len(c.trials) for c in cells if c.trials})
+        judged = sorted({t.on.replace(c.target, "the target") for c in cells for t in c.trials if t.on})
         grid: dict[str, list[Any]] = {}
         for cell in cells:
             for trial in cell.trials:
@@ -260,7 +260,7 @@ def errors_section(board: Board, draw: bool) -> Section | None:
 def _error_table(board: Board, kind: str) -> Table | None:
     targets = [t for t in board.complete_targets(board.main_methods) if board.types[t] == kind]
     cells = [c for t in targets for m in board.main_methods for c in board.runs(t, m)]
-    present = {name for c in cells for name in c.errors}
+    present = {name for c in cells for name, count in _errors_of(c).items() if count}
     kinds = [k for k in (*NO_ERRORS, *ERROR_KINDS) if k in present]
     kinds += sorted(present - set(kinds))
     if not kinds:
@@ -268,13 +268,20 @@ def _error_table(board: Board, kind: str) -> Table | None:
     rows, data = [], []
     for method in board.main_methods:
         counts = {
-            k: sum(stat([float(c.errors.get(k, 0)) for c in board.runs(t, method)]).mean for t in targets)
+            k: sum(stat([float(_errors_of(c).get(k, 0)) for c in board.runs(t, method)]).mean for t in targets)
             for k in kinds
         }
         rows.append((heading(board, method), *(f"{counts[k]:,.1f}" for k in kinds)))
         data.append({"type": kind, "method": heading(board, method), **counts})
     caption = f"{figures.TYPE_NAMES[kind]}: mean count in a run, summed over {', '.join(f'`{t}`' for t in targets)}."
     return Table(f"errors-{kind}", ("method", *kinds), tuple(rows), caption, tuple(data))
+
+
+def _errors_of(cell: Cell) -> dict[str, int]:
+    """The cell's counts; where a record is right or wrong, also how many are wrong."""
+    values = set(cell.per_example)
+    wrong = {"wrong": sum(value == 0 for value in cell.per_example)} if values <= {0.0, 1.0} else {}
+    return cell.errors | wrong
 
 
 def _example_table(board: Board) -> Table | None:

@@ -101,8 +101,13 @@ def compose(board: Board, *, draw: bool = True, resamples: int = RESAMPLES, file
         errors_section(board, draw),
         origin_section(board, files),
     ]
-    title = f"{', '.join(sorted({c.suite for c in board.cells}))} on {board.cells[0].backbone}"
+    title = f"{', '.join(sorted({_suite_name(c.suite) for c in board.cells}))} on {board.cells[0].backbone}"
     return Document(f"Benchmark: {title}", [s for s in sections if s is not None])
+
+
+def _suite_name(suite: str) -> str:
+    """A suite of one's own without the folders it lies in."""
+    return Path(suite).stem if suite.endswith((".yaml", ".yml")) else suite
 
 
 def _others(board: Board) -> list[str]:
@@ -265,7 +270,7 @@ def origin_section(board: Board, files: Sequence[str]) -> Section:
 
     rows = [
         ("results", ", ".join(f"`{name}`" for name in files)),
-        ("suite", distinct(c.suite for c in board.cells)),
+        ("suite", distinct(_suite_name(c.suite) for c in board.cells)),
         ("backbone", distinct(f"{c.backbone} {c.fingerprint}".strip() for c in board.cells)),
         ("clinprompt", distinct(c.library for c in board.cells)),
         ("machine", distinct(c.machine for c in board.cells)),

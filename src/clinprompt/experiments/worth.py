@@ -109,7 +109,7 @@ def examples_saved(board: Board) -> list[Saved]:
     found = []
     steps: tuple[int | str, ...] = (*board.few_shots, "full")
     for other in board.few_shot_methods:
-        if other == board.reference or board.reference not in board.few_shot_methods:
+        if other in (board.reference, *board.ablations) or board.reference not in board.few_shot_methods:
             continue
         mine = [k for k in steps if any(c.method == board.reference and c.shots == k for c in board.cells)]
         theirs = [k for k in steps if any(c.method == other and c.shots == k for c in board.cells)]
