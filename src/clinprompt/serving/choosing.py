@@ -39,11 +39,13 @@ def _drawn(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> in
 
 def _constrained(logits: Tensor, ids: list[int], constraint: Constraint, tokenizer: Any, ends: frozenset[int]) -> int:
     """The likeliest token with which some allowed answer begins; the end where there is none."""
-    tried = 0
+    silent, tried = frozenset(tokenizer.all_special_ids) - ends, 0
     for count in (min(_FIRST_LOOK, len(logits)), len(logits)):
         for token in logits.topk(count).indices[tried:].tolist():
+            if token in silent:
+                continue
             text = tokenizer.decode(ids if token in ends else [*ids, token], skip_special_tokens=True)
-            text = text.lstrip()
+            text = text.removeprefix(" ")
             if constraint.complete(text.rstrip()) if token in ends else constraint.accepts(text):
                 return int(token)
         tried = count

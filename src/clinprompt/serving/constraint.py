@@ -17,6 +17,9 @@ from clinprompt.tasks.codec import Example
 from clinprompt.tasks.definition import TaskDefinition
 
 _LINE = "\nText: "
+_LOOSE = re.compile(r"^\s|\s\s|[^\S ]")  # white space that an answer never has
+_ESCAPING = re.compile(r"(?<!\\)(?:\\\\)*\\$")  # ends in a backslash that takes the meaning from what follows
+_ESCAPED = re.compile(r"(?<!\\)(?:\\\\)*\\[^;\\]")  # one that takes it from an ordinary character
 UNFINISHED = "\ufffd"  # how a tokenizer shows the first bytes of a character
 
 
@@ -32,6 +35,8 @@ class Copied:
         if text.endswith(UNFINISHED):
             wide = {character for character in self.text if not character.isascii()}
             return any(self.accepts(text[:-1] + character) for character in wide)
+        if _LOOSE.search(text):
+            return False
         if surface.NONE.startswith(text):
             return True
         *done, last = surface.split_unescaped(text)
@@ -57,8 +62,11 @@ class Copied:
 
     def _stands(self, written: str, *, whole: bool = False) -> bool:
         """Whether a written mention (or the beginning of one) stands in the text from a word border on."""
-        escaping = len(written) - len(written.rstrip("\\"))
-        mention = surface.unescape(written[:-1] if escaping % 2 else written)
+        if _ESCAPING.search(written):
+            return not whole and any(self._stands(written + character) for character in ";\\")
+        if _ESCAPED.search(written):
+            return False
+        mention = surface.unescape(written)
         if not mention:
             return True
         before = r"(?<!\w)" if mention[0].isalnum() else ""

@@ -65,7 +65,8 @@ def answer_of(task: ServedTask, document: Document | str, answer: Answer) -> Tas
         ("ungrounded", answer.ungrounded),
     ):
         for item, value in zip(line.get(field, ()), values, strict=False):
-            item["confidence"] = None if value is None else round(value, 4)
+            if value is not None:
+                item["confidence"] = round(value, 4)
     if answer.confidence is not None:
         line["confidence"] = round(answer.confidence, 4)
     return TaskAnswer.model_validate(line)

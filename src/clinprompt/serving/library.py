@@ -68,15 +68,6 @@ class Library:
                     self._seen[name] = stamp
                     await self._serve(name)
 
-    async def watch(self, seconds: float) -> None:
-        """Refresh for ever."""
-        while True:
-            await asyncio.sleep(seconds)
-            try:
-                await self.refresh()
-            except OSError as error:
-                log.warning("cannot look into the folder of tasks: %s", error.strerror)
-
     async def put(self, name: str, content: bytes) -> ServedTask:
         """Store and serve an uploaded task file; the old one serves until the new one is ready.
 

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 
 from clinprompt.records import Record
+from clinprompt.serving.access import allowed
 from clinprompt.serving.documents import answer_of, record_of, require_fields
 from clinprompt.serving.engine import ServedTask
 from clinprompt.serving.predicting import Answer, Asked, answer, ask
@@ -23,7 +24,12 @@ def router(service: Service) -> APIRouter:
     """The route of a service."""
     routes = APIRouter(tags=["predict"])
 
-    @routes.post("/v1/tasks/{names}/predict", responses=responses(*ALWAYS, 404, 504), response_model_exclude_unset=True)
+    @routes.post(
+        "/v1/tasks/{names}/predict",
+        responses=responses(*ALWAYS, 404, 504),
+        response_model_exclude_unset=True,
+        dependencies=[Depends(allowed(service, "predict"))],
+    )
     async def predict(names: str, asked: PredictRequest, request: Request) -> PredictResponse:
         """Answer documents with a task, or with several (`a,b,c`). Offsets are those of the text that was sent."""
         tasks = _tasks(service, names)

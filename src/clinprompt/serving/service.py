@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,10 +14,12 @@ from typing import Any
 from clinprompt.serving.admission import Admission
 from clinprompt.serving.audit import Audit
 from clinprompt.serving.engine import Engine, EngineBusy, ServedTask, UnknownTask
-from clinprompt.serving.keys import Keys
+from clinprompt.serving.keys import KeyFileError, Keys
 from clinprompt.serving.library import Library
 from clinprompt.serving.metrics import Metrics
 from clinprompt.serving.settings import ServerSettings
+
+log = logging.getLogger("clinprompt.serving")
 
 
 @dataclass
@@ -77,7 +80,18 @@ class Service:
         """Load the folder; returns the tasks that run beside the server."""
         await self.library.refresh()
         self.ready = True
-        return [asyncio.create_task(self.library.watch(self.settings.watch_seconds))]
+        return [asyncio.create_task(self._watch())]
+
+    async def _watch(self) -> None:
+        """Look at the folder of tasks and at the key file, for ever."""
+        while True:
+            await asyncio.sleep(self.settings.watch_seconds)
+            try:
+                await self.library.refresh()
+                if self.keys is not None:
+                    self.keys.refresh()
+            except (OSError, KeyFileError) as error:
+                log.warning("looking for changes: %s", error.strerror if isinstance(error, OSError) else error)
 
     async def stop(self) -> None:
         """Answer what was accepted and close everything."""

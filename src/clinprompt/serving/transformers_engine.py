@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -59,6 +60,8 @@ class TransformersEngine:
         self._tasks: dict[str, _Loaded] = {}
         self._desk = Desk()
         self._closed = False
+        self._answering, self._idle = 0, asyncio.Event()
+        self._idle.set()
 
     @property
     def model(self) -> str:
@@ -120,8 +123,9 @@ class TransformersEngine:
     # -- questions --------------------------------------------------------------------------------------------------
 
     async def answer(self, question: Question) -> Generated:
-        written: Written = await self._whole(await self._ticket(question))
-        return await self._desk.run(lambda: self._generated(question, written))
+        with self._under_way():
+            written: Written = await self._whole(await self._ticket(question))
+            return await self._desk.run(lambda: self._generated(question, written))
 
     async def score(self, question: Question) -> tuple[float, ...]:
         scores: tuple[float, ...] = await self._whole(await self._ticket(question))
@@ -146,9 +150,21 @@ class TransformersEngine:
     async def close(self) -> None:
         self._closed = True
         await asyncio.to_thread(self._batcher.close)
+        await self._idle.wait()  # answers are put into words at the desk
         self._desk.close()
 
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _under_way(self) -> Iterator[None]:
+        self._answering += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._answering -= 1
+            if not self._answering:
+                self._idle.set()
 
     async def _whole(self, ticket: Ticket) -> Any:
         future = ticket.loop.create_future()
