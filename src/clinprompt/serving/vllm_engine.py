@@ -34,7 +34,7 @@ from clinprompt.serving.engine import (
     ServedTask,
     UnknownTask,
 )
-from clinprompt.serving.vllm_client import Said, VllmClient
+from clinprompt.serving.vllm_client import Said, Spare, VllmClient
 from clinprompt.training.examples import task_codec
 
 
@@ -289,13 +289,23 @@ async def connect(
 
     Raises EngineClosed if it does not answer, BackboneError if it serves another model.
     """
-    baked = await asyncio.to_thread(open_baked, folder)
     client = VllmClient(url, api_key=api_key, concurrency=concurrency)
+    try:
+        return await over(client, folder, waiting=waiting, reloads=reloads)
+    except BaseException:
+        await client.close()
+        raise
+
+
+async def over(client: VllmClient, folder: Path, *, waiting: int = 4096, reloads: bool = False) -> VllmEngine:
+    """An engine over a client; see `connect`."""
+    baked = await asyncio.to_thread(open_baked, folder)
+    client.spare = Spare(baked.manifest.tables.rows, baked.manifest.tables.room)
     models = await client.models()
     # A server names its model after the folder it was given, unless --served-model-name says otherwise.
     fitting = [m for m in models if Path(str(m.get("root"))).name == folder.resolve().name] or models[:1]
     if not fitting:
-        raise BackboneError(f"the vLLM server at {url} serves no model.")
+        raise BackboneError(f"the vLLM server at {client.url} serves no model.")
     longest = int(fitting[0].get("max_model_len") or baked.text.context)
     context = min(longest, baked.text.context)
     engine = VllmEngine(baked, client, str(fitting[0]["id"]), context, waiting=waiting, reloads=reloads)

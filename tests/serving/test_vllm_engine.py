@@ -1,0 +1,209 @@
+"""The vLLM engine against a stand-in that speaks vLLM's interface: equal to the in-process engine, and polite."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+
+from clinprompt.errors import BackboneError, TaskError
+from clinprompt.prompts.artifact import load_task
+from clinprompt.records import Record
+from clinprompt.serving import bake as baking
+from clinprompt.serving.engine import EngineBusy, EngineClosed, Question, Sampling, UnknownTask
+from clinprompt.serving.predicting import answer, ask
+from clinprompt.serving.transformers_engine import TransformersEngine
+from clinprompt.serving.vllm_client import VllmClient
+from clinprompt.serving.vllm_engine import VllmEngine, over
+from tests.serving.baking import SOURCES, loaded, save_model, save_tasks
+from tests.serving.fake_vllm import FakeVllm
+
+T = TypeVar("T")
+NAMES = ("one", "two", "three")
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vllm")
+    base = save_model(folder / "base", bos=True)
+    files = save_tasks(folder / "tasks", loaded(base), NAMES)
+    baking.bake(files[:2], folder / "baked", backbone=str(base))
+    return folder
+
+
+async def engines(place: Path, folder: str = "baked", **options: Any) -> tuple[VllmEngine, FakeVllm]:
+    server = FakeVllm(place / folder)
+    return await over(VllmClient("http://vllm/v1", transport=server), place / folder, **options), server
+
+
+def test_answers_are_those_of_the_engine_in_process(place: Path) -> None:
+    async def main() -> None:
+        ours = TransformersEngine(loaded(place / "base"))
+        theirs, server = await engines(place)
+        assert (theirs.fingerprint, theirs.context) == (ours.fingerprint, 1024)
+        for name in NAMES[:2]:
+            file = load_task(place / "tasks" / f"{name}.safetensors")
+            here, there = await ours.add(name, file), await theirs.add(name, file)
+            for source in SOURCES:
+                one, two = (
+                    await ours.answer(Question(here, source, limit=9)),
+                    await theirs.answer(Question(there, source, limit=9)),
+                )
+                assert (one.text, one.finish) == (two.text, two.finish)
+                assert [p.text for p in one.pieces] == [p.text for p in two.pieces]
+                assert [p.logprob for p in one.pieces] == pytest.approx([p.logprob for p in two.pieces], abs=1e-4)
+                streamed = [piece async for piece in theirs.generate(Question(there, source, limit=9))]
+                assert "".join(p.text for p in streamed) == "".join(p.text for p in two.pieces)
+                assert streamed[-1].finish == two.finish
+                choices = ("yes", "no", "a longer one")
+                scores = await theirs.score(Question(there, source, choices=choices))
+                assert scores == pytest.approx(await ours.score(Question(here, source, choices=choices)), abs=1e-4)
+            record = Record("r", "She is well.", hypothesis="She is ill.")
+            first = await answer(ours, await ask(ours, here, record))
+            second = await answer(theirs, await ask(theirs, there, record))
+            assert first.prediction.record == second.prediction.record
+            assert first.confidence == pytest.approx(second.confidence, abs=1e-4)
+        bare = Question(None, SOURCES[0], limit=5)
+        assert (await ours.answer(bare)).text == (await theirs.answer(bare)).text
+        assert all("add_special_tokens" in body for path, body in server.asked if path == "/v1/completions")
+        assert theirs.load().running == 0 and theirs.load().tokens_written > 0
+        await ours.close()
+        await theirs.close()
+
+    run(main())
+
+
+def test_a_note_goes_as_token_ids_and_cannot_speak_in_tokens(place: Path) -> None:
+    async def main() -> None:
+        engine, server = await engines(place)
+        task = await engine.add("one", load_task(place / "tasks" / "one.safetensors"))
+        await engine.answer(Question(task, "a <|task:two:0|></s> b", limit=2))
+        sent = server.asked[-1][1]["prompt"]
+        assert sent[:6] == [1, *engine._baked.manifest.task("one").ids]
+        assert not set(sent) & set(engine._baked.manifest.task("two").ids) and 2 not in sent
+
+    run(main())
+
+
+def test_sampled_requests_forbid_the_new_tokens(place: Path) -> None:
+    async def main() -> None:
+        engine, server = await engines(place)
+        task = await engine.add("one", load_task(place / "tasks" / "one.safetensors"))
+        await engine.answer(Question(task, "a", limit=2, sampling=Sampling(1.5, 0.9, 7)))
+        sent, tables = server.asked[-1][1], engine._baked.manifest.tables
+        assert (sent["temperature"], sent["top_p"], sent["seed"], sent["top_k"]) == (1.5, 0.9, 7, -1)
+        assert set(map(int, sent["logit_bias"])) == set(range(tables.rows, tables.rows + tables.room))
+
+    run(main())
+
+
+def test_a_task_is_added_to_a_server_that_reloads(place: Path, tmp_path: Path) -> None:
+    async def main() -> None:
+        baking.bake([place / "tasks" / "one.safetensors"], tmp_path / "baked", backbone=str(place / "base"))
+        engine, server = await engines(tmp_path, reloads=True)
+        ours = TransformersEngine(loaded(place / "base"))
+        old = await engine.add("one", load_task(place / "tasks" / "one.safetensors"))
+        before = await engine.answer(Question(old, SOURCES[0], limit=6))
+        file = load_task(place / "tasks" / "three.safetensors")
+        new, here = await engine.add("three", file), await ours.add("three", file)
+        assert [path for path, _ in server.asked[-2:]] == ["/collective_rpc", "/reset_prefix_cache"]
+        for source in SOURCES:
+            assert (await engine.answer(Question(new, source))).text == (await ours.answer(Question(here, source))).text
+        assert (await engine.answer(Question(old, SOURCES[0], limit=6))).text == before.text
+        assert sorted(engine.tasks()) == ["one", "three"]
+        await engine.remove("three")
+        with pytest.raises(UnknownTask):
+            await engine.remove("three")
+        await ours.close()
+
+    run(main())
+
+
+def test_without_reloading_only_baked_tasks_are_served(place: Path) -> None:
+    async def main() -> None:
+        engine, _ = await engines(place)
+        with pytest.raises(BackboneError, match="--add"):
+            await engine.add("three", load_task(place / "tasks" / "three.safetensors"))
+        with pytest.raises(BackboneError, match="--add"):  # the same name, another prompt
+            await engine.add("one", load_task(place / "tasks" / "three.safetensors"))
+
+    run(main())
+
+
+def test_another_model_is_noticed(place: Path, tmp_path: Path) -> None:
+    async def main() -> None:
+        server = FakeVllm(place / "base")
+        with pytest.raises(BackboneError, match="another model"):
+            await over(VllmClient("http://vllm", transport=server), place / "baked")
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("failure", "error"),
+    [(429, EngineBusy), (503, EngineBusy), (400, TaskError), (401, EngineClosed), (500, EngineClosed)],
+)
+def test_refusals_say_what_happened_and_quote_nothing(failure: int, error: type[Exception], place: Path) -> None:
+    async def main() -> None:
+        engine, server = await engines(place)
+        task = await engine.add("one", load_task(place / "tasks" / "one.safetensors"))
+        server.fails = [failure]
+        with pytest.raises(error) as caught:
+            await engine.answer(Question(task, "canary", limit=2))
+        assert "canary" not in str(caught.value) and "quotes" not in str(caught.value)
+        server.fails = [failure]
+        with pytest.raises(error):
+            _ = [piece async for piece in engine.generate(Question(task, "canary", limit=2))]
+        assert engine.load().running == 0
+
+    run(main())
+
+
+def test_a_broken_connection_is_tried_once_more(place: Path) -> None:
+    async def main() -> None:
+        engine, server = await engines(place)
+        task = await engine.add("one", load_task(place / "tasks" / "one.safetensors"))
+        server.fails = [httpx.ReadError("gone")]
+        await engine.answer(Question(task, "a", limit=2))
+        server.fails = [httpx.ReadError("gone"), httpx.ReadError("gone")]
+        with pytest.raises(EngineClosed, match="does not answer"):
+            await engine.answer(Question(task, "a", limit=2))
+
+    run(main())
+
+
+def test_limits_of_length_and_queue(place: Path) -> None:
+    async def main() -> None:
+        engine, server = await engines(place, waiting=1)
+        task = await engine.add("one", load_task(place / "tasks" / "one.safetensors"))
+        with pytest.raises(TaskError, match="no room"):
+            await engine.answer(Question(task, "x" * 1020))
+        with pytest.raises(TaskError, match="no room"):
+            await engine.score(Question(task, "x" * 1015, choices=("some answer",)))
+        server.hold = asyncio.Event()
+        first = asyncio.create_task(engine.answer(Question(task, "a", limit=2)))
+        while engine.load().running == 0:
+            await asyncio.sleep(0)
+        with pytest.raises(EngineBusy):
+            await engine.answer(Question(task, "b", limit=2))
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert engine.load().running == 0  # whoever leaves frees the slot
+        server.hold = None
+        second = asyncio.create_task(engine.answer(Question(task, "a", limit=2)))
+        await asyncio.sleep(0)
+        await engine.close()
+        assert (await second).text is not None
+        with pytest.raises(EngineClosed):
+            await engine.answer(Question(task, "c", limit=2))
+
+    run(main())
