@@ -21,7 +21,6 @@ from clinprompt.records import Record
 from clinprompt.suites import TaskData
 from tests.experiments.workspace import bench
 
-
 LOOP = {"steps": 3, "batch_size": 2, "evaluate_every": 3, "validation_limit": 4}
 CHANGES: dict[str, Any] = {
     "methods": ["pt"],

@@ -53,6 +53,7 @@ class Protocol(BaseModel):
     shots: tuple[Shots, ...] = DEFAULT_SHOTS
     draws: int = Field(default=10, ge=1, description="few-shot draws per number of shots")
     seeds: int = Field(default=3, ge=1, description="seeds of shots `full`, and metaprompts per variant")
+    method_seeds: dict[str, int] = Field(default_factory=dict, description="fewer seeds of `full` for some methods")
     few_shot_seeds: int = Field(default=1, ge=1, description="seeds per draw (a seed changes the draw too)")
     trials: int = Field(default=3, ge=1, description="the tuning budget: settings tried by every trained method")
     tuning_runs: int = Field(
@@ -85,9 +86,10 @@ class Protocol(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        stray = sorted(set(self.few_shot_methods) - set(self.methods))
-        if stray:
-            raise ValueError(f"`few_shot_methods` names {stray[0]!r}, which is not among `methods`")
+        for field in ("few_shot_methods", "method_seeds"):
+            stray = sorted(set(getattr(self, field)) - set(self.methods))
+            if stray:
+                raise ValueError(f"`{field}` names {stray[0]!r}, which is not among `methods`")
         short = [m for m in self.methods if METHODS[m].trains and len(METHODS[m].grid) < self.trials]
         if short:
             raise ValueError(
@@ -141,7 +143,7 @@ class Protocol(BaseModel):
         if spec.name == ZERO_SHOT:
             return [(0, 0)]
         if shots == FULL:
-            return [(0, seed) for seed in range(self.seeds)]
+            return [(0, seed) for seed in range(min(self.seeds, self.method_seeds.get(spec.name, self.seeds)))]
         if shots == 0:
             return [(0, seed) for seed in range(self.few_shot_seeds)]
         return [(draw, seed) for seed in range(self.few_shot_seeds) for draw in range(self.draws)]

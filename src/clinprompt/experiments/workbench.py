@@ -121,11 +121,12 @@ class Workbench:
     # -- identities ---------------------------------------------------------------------------------------------------
 
     def groups(self) -> list[Group]:
-        """All cells of the sweep, grouped by what is tuned together; the cheap ones of a target first."""
+        """All cells of the sweep, grouped by what is tuned together, in the order of the protocol's shots and methods."""
         return [
             group
+            for shots in dict.fromkeys((*self.protocol.shots, 0))  # zero-shot is a cell at 0 whatever is listed
             for spec in self.protocol.specs
-            for shots in self.protocol.shots_of(spec)
+            if shots in self.protocol.shots_of(spec)
             for name in self.target_names()
             for group in self.groups_of(spec.name, name, shots)
             if name == group.targets[0]
