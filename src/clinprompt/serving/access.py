@@ -12,7 +12,7 @@ from clinprompt.serving.keys import Scope
 from clinprompt.serving.problems import Forbidden, Unauthorised
 from clinprompt.serving.service import Service
 
-bearer = HTTPBearer(auto_error=False, description="An API key, where the server asks for one.")
+bearer = HTTPBearer(auto_error=False, description="An API key of this server.")
 
 
 class TooOften(EngineBusy):
@@ -21,11 +21,14 @@ class TooOften(EngineBusy):
 
 def allowed(service: Service, scope: Scope) -> Callable[..., Awaitable[str]]:
     """A dependency that gives the id of the caller's key (`-` where no keys are kept), or refuses the request."""
+    keys = service.keys
+
+    async def nobody() -> str:
+        return "-"
 
     async def check(request: Request, given: HTTPAuthorizationCredentials | None = Depends(bearer)) -> str:
-        if service.keys is None:
-            return "-"
-        entry = service.keys.find(given.credentials) if given is not None else None
+        assert keys is not None
+        entry = keys.find(given.credentials) if given is not None else None
         if entry is None:
             service.metrics.refused.labels("key").inc()
             raise Unauthorised("this server needs an API key: `Authorization: Bearer <key>`.")
@@ -33,10 +36,10 @@ def allowed(service: Service, scope: Scope) -> Callable[..., Awaitable[str]]:
         if scope not in entry.scopes:
             service.metrics.refused.labels("scope").inc()
             raise Forbidden(f"this key may not {scope}.")
-        wait = service.keys.take(entry)
+        wait = keys.take(entry)
         if wait:
             service.metrics.refused.labels("rate").inc()
             raise TooOften(wait)
         return entry.id
 
-    return check
+    return nobody if keys is None else check

@@ -103,13 +103,13 @@ def server(app: FastAPI, address: Address, *, grace: int = GRACE_SECONDS) -> uvi
 def log_to_stderr(level: int = logging.INFO) -> None:
     """One line an event on standard error. Libraries speak from warnings on: their debug lines might quote requests."""
     handler: logging.Handler = logging.StreamHandler()
-    handler.setFormatter(_Terse(LOG_FORMAT))
+    handler.setFormatter(Terse(LOG_FORMAT))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("clinprompt").setLevel(level)
     logging.getLogger("uvicorn.error").setLevel(level)
 
 
-class _Terse(logging.Formatter):
+class Terse(logging.Formatter):
     """Lines without tracebacks: the message of an exception may hold what a client sent."""
 
     def format(self, record: logging.LogRecord) -> str:
