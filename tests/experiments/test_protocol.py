@@ -1,0 +1,106 @@
+"""A protocol refuses contradictions, gives every method the same budget and runs, and is overridden by options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clinprompt.backbone.presets import BackbonePreset
+from clinprompt.errors import TrainingError
+from clinprompt.experiments.energy import EnergyMeter
+from clinprompt.experiments.protocol import load_protocol, parse_protocol, shots_of
+from clinprompt.methods.registry import METHODS, find_method
+
+PRESET = BackbonePreset(name="toy", learning_rate=0.07)
+PLANS = sorted((Path(__file__).parents[2] / "configs" / "benchmarks").glob("*.yaml"))
+
+
+def test_all_methods_have_the_same_runs_and_number_of_trials() -> None:
+    protocol = parse_protocol({"suite": "sample", "methods": list(METHODS), "draws": 4, "seeds": 2})
+    for spec in protocol.specs:
+        if spec.trains:
+            assert protocol.runs(spec, 5) == [(d, 0) for d in range(4)]
+            assert protocol.runs(spec, "full") == [(0, 0), (0, 1)]
+            settings = [protocol.adapt_settings(spec, PRESET, 5, trial, draw=3, seed=1) for trial in range(3)]
+            assert len({s.model_dump_json() for s in settings}) == 3
+            assert {(s.shots, s.draw, s.seed, s.judged) for s in settings} == {(5, 3, 1, True)}
+            assert all(s.loop.evaluate_every == s.loop.steps for s in settings)  # nothing is stopped early at k shots
+    assert protocol.shots_of(find_method("zero-shot")) == (0,)
+    assert protocol.shots_of(find_method("in-context")) == (1, 5, 10, 20)
+
+
+def test_changes_are_laid_on_in_order() -> None:
+    protocol = parse_protocol(
+        {
+            "suite": "sample",
+            "adapt": {"loop": {"steps": 7}},
+            "few_shot": {"loop.steps": 5},
+            "per_shots": {1: {"loop": {"steps": 3}}},
+        }
+    )
+    pt = find_method("pt")
+    steps = [protocol.adapt_settings(pt, PRESET, k, 0).loop.steps for k in ("full", 5, 1)]
+    assert steps == [7, 5, 3]
+    assert protocol.adapt_settings(pt, PRESET, "full", 0).loop.learning_rate == pt.grid[0]["loop.learning_rate"]
+    assert protocol.learn_settings(find_method("mpt"), PRESET, 4).teacher.learning_rate == 0.07
+
+
+def test_options_override_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(
+        "suite: sample\ndraws: 3\nlimits: {train: 9, test: 5}\n"
+        "few_shot: {loop: {steps: 4}}\nper_shots: {1: {seed: 1}}\n"
+    )
+    plain = load_protocol(path, {"seeds": 2, "limits": {"test": 6}, "draws": None})
+    assert (plain.draws, plain.seeds, plain.limits.train, plain.limits.test) == (3, 2, 9, 6)
+    short = load_protocol(path, {"steps": 2})
+    assert [short.adapt_settings(find_method("pt"), PRESET, k, 0).loop.steps for k in ("full", 5, 1)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"methods": ["pt", "nope"]}, "unknown method 'nope'"),
+        ({"methods": ["pt", "pt"]}, "listed twice"),
+        ({"shots": [1, 1]}, "different numbers"),
+        ({"shots": [-1]}, "different numbers"),
+        ({"trials": 9}, "grid of 'pt' holds"),
+        ({"few_shot_methods": ["lora"]}, "not among `methods`"),
+        ({"per_shots": {3: {}}}, "not among `shots`"),
+        ({"drawz": 3}, "drawz"),
+    ],
+)
+def test_contradictions_are_refused(raw: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        parse_protocol({"suite": "sample", **raw})
+
+
+def test_shots_are_read() -> None:
+    assert shots_of("0, 5,full") == (0, 5, "full")
+    with pytest.raises(TrainingError, match="--shots"):
+        shots_of("5,half")
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
+def test_plans_of_the_repository_are_valid(path: Path) -> None:
+    protocol = load_protocol(path, {})
+    for spec in protocol.specs:
+        protocol.learn_settings(spec, PRESET, 0)
+        for shots in protocol.shots_of(spec):
+            protocol.adapt_settings(spec, PRESET, shots, 0)
+
+
+def test_energy_is_read_where_there_are_counters_and_unknown_elsewhere(tmp_path: Path) -> None:
+    assert EnergyMeter(tmp_path).joules() is None
+    package = tmp_path / "intel-rapl:0"
+    package.mkdir()
+    (tmp_path / "intel-rapl:0:0").mkdir()  # a part of the package, counted in it
+    (package / "energy_uj").write_text("9000000")
+    (package / "max_energy_range_uj").write_text("10000000")
+    meter = EnergyMeter(tmp_path)
+    (package / "energy_uj").write_text("9500000")
+    assert meter.joules() == 0.5
+    (package / "energy_uj").write_text("2000000")  # the counter went round
+    assert meter.joules() == 3.0

@@ -1,0 +1,81 @@
+"""A cell comes out again from its line, and what is not the same is refused or named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clinprompt.errors import TrainingError
+from clinprompt.experiments.claims import Claims
+from clinprompt.experiments.reproduce import recorded_cell, run_again
+from clinprompt.experiments.store import ResultsFile, read_json
+from clinprompt.experiments.sweep import Local, Sweep
+from tests.experiments.workspace import bench
+from tests.models import tiny
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recorded")
+    workbench = bench(folder, shots=[0, 2, "full"], targets=["infer-target"])
+    Sweep(workbench, ResultsFile(folder / "r.jsonl"), 32).run(Local(workbench, Claims(workbench.store.claims), 32))
+    return folder / "r.jsonl"
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [line for line in ResultsFile(path).lines() if line["kind"] == "cell"]
+
+
+def test_every_kind_of_cell_comes_out_exactly(recorded: Path, tmp_path: Path) -> None:
+    wanted = [
+        line
+        for line in lines(recorded)
+        if (line["method"], line["shots"], line["draw"])
+        in [("zero-shot", 0, 0), ("pt", "full", 0), ("mpt", 2, 0), ("mpt", 2, 1), ("pt", 0, 0)]
+    ]
+    assert len(wanted) == 5
+    for line in wanted:
+        found = run_again(recorded_cell(recorded, line["id"][:12]), tiny(), tmp_path / "work", None)
+        assert found.exact, (line["method"], line["shots"], found.differences)
+        assert not found.remarks
+    assert not (tmp_path / "work" / "cells").exists()  # nothing was looked up
+
+
+def test_a_line_that_was_changed_is_found_out(recorded: Path, tmp_path: Path) -> None:
+    line = next(line for line in lines(recorded) if line["method"] == "zero-shot")
+    line["metrics"]["accuracy"][0] += 1.0
+    path = tmp_path / "changed.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    found = run_again(recorded_cell(path, line["id"]), tiny(), tmp_path / "work", None)
+    assert found.differences == ("metrics",)
+
+
+def test_another_backbone_is_refused(recorded: Path, tmp_path: Path) -> None:
+    cell = recorded_cell(recorded, lines(recorded)[0]["id"])
+    with pytest.raises(TrainingError, match=f"fingerprint {cell.fingerprint}"):
+        run_again(cell, tiny(seed=1), tmp_path / "work", None)
+
+
+def test_an_unknown_id_is_refused(recorded: Path) -> None:
+    with pytest.raises(TrainingError, match="0 cells have an id"):
+        recorded_cell(recorded, "no-such")
+    with pytest.raises(TrainingError, match=r"\d+ cells have an id"):
+        recorded_cell(recorded, "")
+
+
+def test_shared_teachers_are_trained_once(tmp_path: Path) -> None:
+    workbench = bench(
+        tmp_path, methods=["mpt", "mpt-no-stochastic", "mpt-vectors"], shots=[0], targets=["infer-target"]
+    )
+    sweep = Sweep(workbench, ResultsFile(tmp_path / "r.jsonl"), 32)
+    sweep.run(Local(workbench, Claims(workbench.store.claims), 32))
+    assert len(list((tmp_path / "work" / "teachers").iterdir())) == 1
+    assert len(list((tmp_path / "work" / "metaprompts").iterdir())) == 2  # mpt and mpt-vectors learn the same one
+    told = [line for line in ResultsFile(tmp_path / "r.jsonl").lines() if line["kind"] == "metaprompt"]
+    assert {line["variant"] for line in told} == {"mpt", "mpt-no-stochastic"}
+    teachers = read_json(next((tmp_path / "work" / "teachers").iterdir()) / "cost.json")
+    assert teachers is not None and set(teachers["seconds"]) == {"teachers", "teacher states"}
+    assert all(line["seconds"] >= sum(teachers["seconds"].values()) * 0.9 for line in told)
