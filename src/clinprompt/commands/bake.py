@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clinprompt.commands import options as o
-from clinprompt.commands.output import duration, print_json, print_table, remark, say
+from clinprompt.commands.output import duration, print_json, print_table, remark, say, size
 from clinprompt.errors import ArtifactError, unknown_name
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ def bake(
             help="Rows kept for prompts. Default: those needed and as many again, at least 256.",
             show_default=False,
         ),
+    ] = None,
+    llama_cpp: Annotated[
+        Path | None,
+        typer.Option(help="gguf: a copy of llama.cpp, for its converter (or LLAMA_CPP).", show_default=False),
     ] = None,
     adding: Annotated[
         bool, typer.Option("--add", help="Add FILEs to the model in --out.", rich_help_panel=CHANGE)
@@ -75,6 +79,7 @@ def bake(
       clinprompt bake --out model/ --remove old-task
       clinprompt bake --out model/ --request my-task note.txt
       vllm serve model/ --dtype float32
+      clinprompt bake tasks/*.safetensors --as gguf --llama-cpp llama.cpp/ --out model.gguf
     """
     if form not in FORMS:
         raise ArtifactError(unknown_name("form", form, list(FORMS)))
@@ -83,14 +88,29 @@ def bake(
         _look(out, checking, as_json)
     elif request is not None:
         _requests(out, request, given)
+    elif form == "hf":
+        _write(given, out, adding, list(removed or []), room, metaprompt or [], backbone, dtype, as_json, quiet)
+    elif adding or removed:
+        raise ArtifactError(f"--as {form}: tasks are added to and removed from model folders (hf) only; write it anew.")
+    elif form == "gguf":
+        from clinprompt.serving.gguf import bake_gguf
+
+        found = bake_gguf(
+            given, out, llama_cpp=llama_cpp, backbone=backbone, dtype=dtype, room=room, metaprompts=metaprompt or []
+        )
+        _wrote(out, out.stat().st_size, {"text_requests": found}, as_json)
+        if not found:
+            remark("llama.cpp does not know this tokenizer: send requests as token ids (see --request).", quiet)
     else:
-        _write(given, out, form, adding, list(removed or []), room, metaprompt or [], backbone, dtype, as_json, quiet)
+        from clinprompt.serving.prompt_embeds import export
+
+        export(given, out, backbone=backbone, dtype=dtype, metaprompts=metaprompt or [])
+        _wrote(out, sum(path.stat().st_size for path in out.iterdir()), {}, as_json)
 
 
 def _write(
     files: list[Path],
     out: Path,
-    form: str,
     adding: bool,
     removed: list[str],
     room: int | None,
@@ -118,6 +138,13 @@ def _write(
         return
     say(f"{done}: {len(manifest.tasks)} tasks in {out}, {len(manifest.free)} of {manifest.tables.room} rows free.")
     remark(f"{duration(time.monotonic() - began)}. Serve it with: vllm serve {out} --dtype {manifest.dtype}", quiet)
+
+
+def _wrote(out: Path, count: int, more: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json({"out": str(out), "bytes": count} | more)
+    else:
+        say(f"{out}: {size(count)}")
 
 
 def _look(out: Path, checking: bool, as_json: bool) -> None:

@@ -61,7 +61,7 @@ def bake(
     """
     if out.exists():
         raise ArtifactError(f"{out}: exists. Add tasks to a baked model with --add, or name a new folder.")
-    loaded = _load(files, metaprompts)
+    loaded = load_all(files, metaprompts)
     folder, preset = model_folder(backbone or loaded[0][1].card.backbone.name, offline=offline)
     chosen = dtype or preset.dtype
     if chosen not in DTYPES:
@@ -99,7 +99,7 @@ def add(folder: Path, files: Sequence[Path], *, metaprompts: Sequence[Path] = ()
     A task of the same name is replaced; its old rows stay until the new ones are in force. Raises ArtifactError when
     the room is used up.
     """
-    return _add(folder, _load(files, metaprompts))
+    return _add(folder, load_all(files, metaprompts))
 
 
 def add_prompt(folder: Path, name: str, file: TaskPrompt) -> Manifest:
@@ -131,7 +131,7 @@ def remove(folder: Path, names: Sequence[str]) -> Manifest:
 # --- building -----------------------------------------------------------------------------------------------------
 
 
-def _load(files: Sequence[Path], metaprompts: Sequence[Path]) -> list[tuple[str, TaskPrompt, Path]]:
+def load_all(files: Sequence[Path], metaprompts: Sequence[Path]) -> list[tuple[str, TaskPrompt, Path]]:
     """(name, task, file) of every file; a task is called after its file."""
     if not files:
         raise ArtifactError("no task file given: name at least one.")
@@ -149,28 +149,15 @@ def _load(files: Sequence[Path], metaprompts: Sequence[Path]) -> list[tuple[str,
 def _write_weights(
     folder: Path, text: Backbone, out: Path, room: int | None, needed: int, dtype: torch.dtype
 ) -> TableNote:
-    known, model = weights.shards(folder), text.model
-    names = {id(parameter): name for name, parameter in model.named_parameters(remove_duplicate=False)}
-    prefix = str(model.base_model_prefix)
-    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
-    wanted = [
-        n for n, p in model.named_parameters(remove_duplicate=False) if p is inputs.weight and n != "lm_head.weight"
-    ]
-    embedding = weights.find(wanted[0] if wanted else names[id(inputs.weight)], prefix, known)
-    head_parameter = next(n for n, p in model.named_modules() if p is outputs) + ".weight"
-    head = weights.find(head_parameter, prefix, known)
-    if embedding is None:
-        raise BackboneError(f"{folder}: no tensor for the input embeddings ({wanted}) among its weights.")
-    table = weights.read_tensor(known[embedding], embedding)
-    tied = head is None or bool(getattr(text.model.config.get_text_config(), "tie_word_embeddings", False))
-    head_table = table if tied else weights.read_tensor(known[head or embedding], head or embedding)
-    if not (table.is_floating_point() and head_table.is_floating_point()):
-        raise BackboneError(f"{folder}: its vocabulary tables are quantised; bake the unquantised model.")
-    rows = table.shape[0]
-    size = _room(room, needed, rows)
-    weight_map = weights.write_body(folder, known, {embedding, head or head_parameter}, out)
-    weights.write_tables(out, (embedding, table), (head or head_parameter, head_table), size, dtype)
-    weight_map |= {embedding: weights.EMBEDDING, head or head_parameter: weights.HEAD}
+    known = weights.shards(folder)
+    embedding, head = _table_names(text, known)
+    table = _read_table(folder, known, embedding)
+    tied = head not in known or bool(getattr(text.model.config.get_text_config(), "tie_word_embeddings", False))
+    head_table = table if tied else _read_table(folder, known, head)
+    size, rows = _room(room, needed, table.shape[0]), table.shape[0]
+    weight_map = weights.write_body(folder, known, {embedding, head}, out)
+    weights.write_tables(out, (embedding, table), (head, head_table), size, dtype)
+    weight_map |= {embedding: weights.EMBEDDING, head: weights.HEAD}
     total = sum(path.stat().st_size for path in out.glob("*.safetensors"))
     write_json(out / weights.INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
     place = weights.places(out / weights.EMBEDDING)[embedding]
@@ -179,13 +166,44 @@ def _write_weights(
         embedding_file=weights.EMBEDDING,
         embedding=embedding,
         head_file=weights.HEAD,
-        head=head or head_parameter,
+        head=head,
         rows=rows,
         room=size,
         tokens=len(text.tokenizer),
-        scale=_scale(inputs),
+        scale=scale_of(text.model.get_input_embeddings()),
         prefix=note(out / weights.EMBEDDING, fixed),
     )
+
+
+def _table_names(text: Backbone, known: dict[str, Path]) -> tuple[str, str]:
+    """What the checkpoint calls the embedding table and the head; of a tied head the name it would have.
+
+    Checkpoints name tensors as the model does, with or without the prefix of its base model.
+    """
+    model, prefix = text.model, str(text.model.base_model_prefix)
+    modules = dict(model.named_modules())
+    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    embedding = next(name for name, module in modules.items() if module is inputs) + ".weight"
+    head = next(name for name, module in modules.items() if module is outputs) + ".weight"
+    found = weights.find(embedding, prefix, known)
+    if found is None:
+        raise BackboneError(
+            f"{text.name}: no tensor {embedding} among its weights: its input embeddings are not found."
+        )
+    return found, weights.find(head, prefix, known) or head
+
+
+def _read_table(folder: Path, known: dict[str, Path], name: str) -> torch.Tensor:
+    table = weights.read_tensor(known[name], name)
+    if not table.is_floating_point():
+        raise BackboneError(f"{folder}: its vocabulary tables are quantised; bake the unquantised model.")
+    return table
+
+
+def embedding_table(folder: Path, text: Backbone) -> torch.Tensor:
+    """(V, d) input embeddings of a model folder, as stored."""
+    known = weights.shards(folder)
+    return _read_table(folder, known, _table_names(text, known)[0])
 
 
 def _room(room: int | None, needed: int, rows: int) -> int:
@@ -196,7 +214,7 @@ def _room(room: int | None, needed: int, rows: int) -> int:
     return size + -(rows + size) % 64
 
 
-def _scale(inputs: Any) -> float:
+def scale_of(inputs: Any) -> float:
     """What the embedding layer multiplies its rows by (Gemma 3: the square root of the width)."""
     return float(getattr(inputs, "scalar_embed_scale", 1.0))
 

@@ -1,0 +1,191 @@
+"""Real vLLM with a baked model: token for token the soft prompt, its prefix cache hit by the task's tokens.
+
+Needs an environment with vLLM: `make test-vllm` makes one and runs these tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from clinprompt.backbone.encoding import encode
+from clinprompt.backbone.model import Backbone, load_backbone
+from clinprompt.corpora.sample.suite import SampleTask, sample_suite
+from clinprompt.evaluation.answerer import of_task
+from clinprompt.evaluation.decoding import Decoder
+from clinprompt.prompts.artifact import TaskPrompt, load_metaprompt, load_task, packaged_metaprompt, save_task
+from clinprompt.serving import bake as baking
+from clinprompt.serving.baked import open_baked
+from clinprompt.serving.engine import Question, Sampling
+from clinprompt.serving.predicting import answer, ask
+from clinprompt.serving.vllm_engine import VllmEngine, connect
+from clinprompt.serving.vllm_server import PYTHON_VARIABLE, VllmServer, start
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
+HITS, QUERIES = "vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total"
+LONG = 64  # tokens of a prompt that fills two blocks of the cache
+
+
+@dataclass
+class World:
+    backbone: Backbone
+    server: VllmServer
+    folder: Path
+    files: dict[str, TaskPrompt]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Ten tasks of the packaged metaprompt, and one with a longer prompt, on one server."""
+    if not os.environ.get(PYTHON_VARIABLE):
+        pytest.skip(f"needs vLLM in an environment of its own: run `make test-vllm` (or set {PYTHON_VARIABLE})")
+    place = tmp_path_factory.mktemp("vllm")
+    backbone, meta = load_backbone("embedded"), load_metaprompt(packaged_metaprompt())
+    files = {}
+    for row, name in enumerate(meta.names):
+        given = {"kind": "task", "tasks": (meta.card.tasks[row],), "answer_limit": (24,), "metrics": {}, "data": ()}
+        files[name] = TaskPrompt({"prompt": meta.prompt(name)}, meta.card.model_copy(update=given))
+    table = backbone.model.get_input_embeddings().weight
+    rows = torch.randint(100, len(table), (LONG,), generator=torch.Generator().manual_seed(0))
+    files["long"] = TaskPrompt({"prompt": table[rows].clone()}, files[meta.names[0]].card)
+    for name, file in files.items():
+        files[name] = save_task(file, place / f"{name}.safetensors")
+    chosen = [*meta.names[:10], "long"]
+    baking.bake([place / f"{name}.safetensors" for name in chosen], place / "model", backbone="embedded")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    server = start(place / "model", extra=("--enforce-eager", "--max-num-seqs", "64"), log=place / "vllm.log")
+    try:
+        yield World(backbone, server, place / "model", {name: files[name] for name in [*chosen, meta.names[10]]})
+    finally:
+        server.stop()
+
+
+@cache
+def synthetic() -> list[SampleTask]:
+    return sample_suite(train=8, validation=4, test=4)
+
+
+def notes(count: int) -> list[str]:
+    """Synthetic notes, short enough for an answer to follow."""
+    return [data.splits["test"][0].text[:400] for data in synthetic()[:count]]
+
+
+async def opened(world: World) -> VllmEngine:
+    return await connect(world.folder, world.server.url, reloads=True)
+
+
+def soft(world: World, name: str, source: str, limit: int) -> list[int]:
+    file = load_task(world.folder.parent / f"{name}.safetensors")
+    decoder = Decoder(world.backbone, file.prompt[None], file.card.position)
+    return decoder._generate_chunk(encode(world.backbone, [source], None, file.card.position), [0], limit)[0]
+
+
+def test_ten_tasks_in_one_mixed_batch_are_token_for_token_the_soft_prompts(world: World) -> None:
+    async def main() -> None:
+        engine, baked = await opened(world), open_baked(world.folder)
+        names = [name for name in baked.manifest.names if name != "long"]
+        assert len(names) == 10
+        asked = [(name, f"Find: all of it.\nText: {note}\nAnswer:") for note in notes(4) for name in names]
+        common = {"model": engine._served, "add_special_tokens": False, "max_tokens": 24, "temperature": 0}
+        said = await asyncio.gather(
+            *(engine.client.complete(common | {"prompt": baked.ids(name, source)}) for name, source in asked)
+        )
+        different = 0
+        for (name, source), found in zip(asked, said, strict=True):
+            ids = found.ids[:-1] if found.finish == "stop" else found.ids
+            assert ids == soft(world, name, source, 24)
+            different += len(set(ids)) > 1
+        assert different > 20  # answers worth comparing
+        text = await engine.client.complete(common | {"prompt": baked.prompt(*asked[0]), "add_special_tokens": True})
+        assert text.ids == said[0].ids  # the same request as text
+        await engine.close()
+
+    asyncio.run(main())
+
+
+def test_predictions_are_those_of_the_offline_path(world: World) -> None:
+    async def main() -> None:
+        engine = await opened(world)
+        by_type = {data.definition.type: data for data in synthetic()}
+        compared = 0
+        for name, file in world.files.items():
+            data = by_type.get(file.task.type)
+            if data is None or name not in open_baked(world.folder).manifest.names:
+                continue
+            who = of_task(world.backbone, file, data.definition)
+            card = file.card.model_copy(update={"tasks": (data.definition,)})
+            task = await engine.add(name, TaskPrompt(file.tensors, card))
+            records = data.splits["test"][:2]
+            for record, offline in zip(records, who.answers(records), strict=True):
+                served = (await answer(engine, await ask(engine, task, record))).prediction
+                assert served.record == offline.record and served.ungrounded == offline.ungrounded
+                assert dict(served.probabilities) == pytest.approx(dict(offline.probabilities), abs=1e-3)
+                compared += 1
+        assert compared >= 10
+        await engine.close()
+
+    asyncio.run(main())
+
+
+def test_the_prefix_cache_is_hit_by_the_tokens_of_the_task(world: World) -> None:
+    """Two requests that share nothing but the prompt's 64 tokens: the second reads them from the cache."""
+
+    async def main() -> None:
+        engine = await opened(world)
+        task = await engine.add("long", world.files["long"])
+        await engine.answer(Question(task, "First words of one note, on gout.", limit=2))
+        before = await engine.client.metric(HITS)
+        await engine.answer(Question(task, "Quite another text: no pain at all today.", limit=2))
+        assert await engine.client.metric(HITS) - before == LONG
+        assert await engine.client.metric(QUERIES) > LONG
+        await engine.close()
+
+    asyncio.run(main())
+
+
+def test_new_tokens_are_not_said_whatever_the_temperature(world: World) -> None:
+    async def main() -> None:
+        engine, baked = await opened(world), open_baked(world.folder)
+        ids, first = baked.ids("long", "Text: a note.\nAnswer:"), baked.manifest.tables.rows
+        common = {"model": engine._served, "prompt": ids, "add_special_tokens": False, "max_tokens": 32}
+        greedy = await engine.client.complete(common | {"temperature": 0})
+        # `top_k: 1` of generation_config.json is the server's default, so even a hot request is answered greedily.
+        hot = await engine.client.complete(common | {"temperature": 5.0, "seed": 1})
+        assert hot.ids == greedy.ids
+        task = await engine.add("long", world.files["long"])
+        sampling = Sampling(temperature=5.0, seed=1)
+        sampled = await engine.answer(Question(task, "Text: a note.\nAnswer:", limit=64, sampling=sampling))
+        assert "<|task" not in sampled.text and len(sampled.pieces) > 5
+        open_ = await asyncio.gather(
+            *(engine.client.complete(common | {"temperature": 1.0, "top_k": -1, "seed": s}) for s in range(20))
+        )
+        assert max(max(said.ids) for said in open_) < first
+        await engine.close()
+
+    asyncio.run(main())
+
+
+def test_a_task_is_added_while_the_server_runs(world: World) -> None:
+    async def main() -> None:
+        engine = await opened(world)
+        (name, file), (known, old) = list(world.files.items())[-1], list(world.files.items())[0]
+        task = await engine.add(known, old)
+        before = await engine.answer(Question(task, "Text: She has gout.\nAnswer:", limit=12))
+        new = await engine.add(name, file)
+        said = await engine.answer(Question(new, "Text: She has gout.\nAnswer:", limit=12))
+        expected = world.backbone.tokenizer.decode(
+            soft(world, name, "Text: She has gout.\nAnswer:", 12), skip_special_tokens=True
+        )
+        assert said.text == expected.strip()
+        after = await engine.answer(Question(task, "Text: She has gout.\nAnswer:", limit=12))
+        assert after.text == before.text
+        await engine.close()
+
+    asyncio.run(main())
