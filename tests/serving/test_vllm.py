@@ -175,7 +175,7 @@ def test_new_tokens_are_not_said_whatever_the_temperature(world: World) -> None:
 def test_a_task_is_added_while_the_server_runs(world: World) -> None:
     async def main() -> None:
         engine = await opened(world)
-        (name, file), (known, old) = list(world.files.items())[-1], list(world.files.items())[0]
+        (name, file), (known, old) = list(world.files.items())[-1], next(iter(world.files.items()))
         task = await engine.add(known, old)
         before = await engine.answer(Question(task, "Text: She has gout.\nAnswer:", limit=12))
         new = await engine.add(name, file)
