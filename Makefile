@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test test-vllm lint clean
 
 install: $(STAMP)
 
@@ -18,6 +18,12 @@ demo: install
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The engine has an environment of its own (3.4 GB). TORCH_INDEX: where torch's CPU wheels are; empty: pip's own settings.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+test-vllm: install
+	$(PY) tests/serving/vllm_environment.py .venv-vllm $(TORCH_INDEX)
+	CLINPROMPT_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm tests/serving
 
 lint: install
 	$(BIN)/ruff check src tests benchmarks pretraining
