@@ -6,18 +6,20 @@ from typing import Any
 
 from torch import Tensor
 
-from clinprompt.adapters.bank import AdapterBank
 from clinprompt.adapters.full import FullBank
 from clinprompt.adapters.lora import LoraBank
 from clinprompt.adapters.prefix import PrefixBank
+from clinprompt.adapters.shared import SharedBank
 from clinprompt.backbone.model import Backbone
 from clinprompt.errors import ArtifactError
 from clinprompt.prompts.artifact import TaskPrompt, require_backbone
 from clinprompt.prompts.bank import Bank, DirectBank
 
 
-def description(bank: AdapterBank) -> dict[str, Any]:
+def description(bank: Bank) -> dict[str, Any]:
     """What a card says of an adapter."""
+    if isinstance(bank, SharedBank):
+        return description(bank.bank)
     if isinstance(bank, LoraBank):
         targets = sorted({name.rpartition(".")[2] for name in bank.modules})
         return {"rank": bank.rank, "alpha": bank.alpha, "targets": targets}

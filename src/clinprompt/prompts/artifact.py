@@ -23,6 +23,8 @@ from clinprompt.tasks.definition import TaskDefinition
 FORMAT_VERSION = 1
 ADAPTERS = ("lora", "prefix", "full")
 """Methods whose task files hold what is trained inside the backbone."""
+FAMILY = ("mtl-lora", "multilora", "c-poly", "moelora", "mixlora", "loramoe")
+"""Adapters that are learned for several tasks at once."""
 
 
 class BackboneNote(BaseModel):
@@ -53,7 +55,7 @@ class Card(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["metaprompt", "task"]
+    kind: Literal["metaprompt", "task", "multitask"]
     version: int = FORMAT_VERSION
     library: str = ""
     backbone: BackboneNote
@@ -120,7 +122,7 @@ class TaskPrompt:
     @property
     def is_adapter(self) -> bool:
         """Whether it holds an adapter instead of a prompt."""
-        return self.card.method in ADAPTERS
+        return self.card.method in (*ADAPTERS, *FAMILY)
 
     @property
     def prompt(self) -> Tensor:
@@ -170,7 +172,7 @@ def save_task(task: TaskPrompt, path: Path) -> TaskPrompt:
 
 def load_metaprompt(path: Path) -> Metaprompt:
     """Read and verify a metaprompt file."""
-    tensors, card = _load(path, "metaprompt")
+    tensors, card = load_verified(path, "metaprompt")
     shared, u, v = (_tensor(tensors, name, 2 if name == "shared" else 3, path) for name in ("shared", "u", "v"))
     if u.shape[0] != len(card.tasks) or v.shape[0] != len(card.tasks) or u.shape[2] != v.shape[2]:
         raise ArtifactError(
@@ -187,8 +189,8 @@ def load_metaprompt(path: Path) -> Metaprompt:
 def load_task(path: Path, metaprompts: list[Path] | None = None) -> TaskPrompt:
     """Read and verify a task file. Vectors need the metaprompt they were trained on: it is looked for among
     `metaprompts`, beside the file, and in the package, and accepted by digest only."""
-    tensors, card = _load(path, "task")
-    if card.method in ADAPTERS:
+    tensors, card = load_verified(path, "task")
+    if card.method in (*ADAPTERS, *FAMILY):
         return TaskPrompt({name: _tensor(tensors, name, tensor.ndim, path) for name, tensor in tensors.items()}, card)
     if "prompt" in tensors:
         return TaskPrompt({"prompt": _tensor(tensors, "prompt", 2, path)}, card)
@@ -233,7 +235,8 @@ def read_card(path: Path) -> tuple[dict[str, Tensor], Card]:
         raise ArtifactError(f"{path}: unreadable card: {problem['loc']}: {problem['msg']}") from None
 
 
-def _load(path: Path, kind: str) -> tuple[dict[str, Tensor], Card]:
+def load_verified(path: Path, kind: str) -> tuple[dict[str, Tensor], Card]:
+    """Tensors and card of a file of this kind, values verified. Raises ArtifactError for others and damaged ones."""
     tensors, card = read_card(path)
     if card.version > FORMAT_VERSION:
         raise ArtifactError(f"{path}: written by a newer clinprompt (format {card.version}); update the package.")
@@ -254,9 +257,9 @@ def _tensor(tensors: dict[str, Tensor], name: str, dimensions: int, path: Path) 
 
 
 def artifact_kind(path: Path) -> str:
-    """`metaprompt` or `task`, read from the card. Raises ArtifactError for other files."""
+    """`metaprompt`, `task` or `multitask`, read from the card. Raises ArtifactError for other files."""
     _, metadata = read_file(path)
     kind = metadata.get("clinprompt", {}).get("kind")
-    if kind not in ("metaprompt", "task"):
+    if kind not in ("metaprompt", "task", "multitask"):
         raise ArtifactError(f"{path}: a safetensors file, but not one of clinprompt's (no card in its metadata)")
     return str(kind)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from clinprompt.backbone.model import Backbone
 from clinprompt.backbone.presets import PromptPosition
@@ -195,7 +196,7 @@ def source_examples(
     )
 
 
-def claim_folder(folder: Path, run: str, settings: LearnSettings, processes: Processes) -> None:
+def claim_folder(folder: Path, run: str, settings: BaseModel, processes: Processes) -> None:
     """Write the run's configuration, or refuse a folder that belongs to another run."""
     note = folder / "run.json"
     if note.is_file():

@@ -1,0 +1,188 @@
+"""One adapter for several tasks: every batch mixes tasks, and one file holds what all of them learned.
+
+Row k of the bank is task k. What the tasks share has one slice, which every batch trains; what is a task's own has a
+slice per task, trained by its own examples only. The loss of a step is the mean over its label tokens, whatever their
+task, and the kept values are those with the best mean validation loss over all tasks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from clinprompt.adapters.files import description
+from clinprompt.backbone.model import Backbone
+from clinprompt.backbone.presets import PromptPosition
+from clinprompt.errors import TrainingError
+from clinprompt.prompts.artifact import Card, backbone_note
+from clinprompt.prompts.multitask import MultitaskAdapter, save_multitask
+from clinprompt.training.batching import TaskExamples
+from clinprompt.training.examples import answer_limit, examples_digest, prepare, sample_records
+from clinprompt.training.learn import SourceTask, claim_folder, data_note, portable
+from clinprompt.training.loop import Fit, Problem, fit
+from clinprompt.training.multitask_banks import MultitaskBank, adapter_settings, multitask_bank
+from clinprompt.training.processes import Processes
+from clinprompt.training.sampling import TaskSampler
+from clinprompt.training.settings import LoopSettings
+from clinprompt.version import __version__
+
+FILE = "multitask.safetensors"
+
+
+class MultitaskSettings(BaseModel):
+    """One adapter for several tasks: which method, its shape, and how it trains."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str = Field(default="lora", description="a name of `training.multitask_banks.MULTITASK_METHODS`")
+    adapter: dict[str, Any] = Field(default_factory=dict, description="the method's own settings, for example rank")
+    limit: int = Field(default=1000, ge=1, description="training records per task (hashed sample)")
+    validation_records: int = Field(default=64, ge=0, description="validation records per task")
+    target_reserve: int = Field(default=256, ge=8, description="tokens kept free for the answer")
+    window: int | None = Field(default=None, ge=16, description="tokens of text per window in ner and relation tasks")
+    loop: LoopSettings = LoopSettings(steps=600, batch_size=32, learning_rate=0.001, evaluate_every=100)
+    stochastic: bool = Field(default=True, description="stochastic task sampling, as in MPT's source stage")
+    most_tasks: int = Field(default=8, ge=2, description="κ, most tasks in a batch [O]")
+    seed: int = 0
+
+
+@dataclass
+class MultitaskLearned:
+    """The adapter as it was written, its losses, and the examples it saw."""
+
+    adapter: MultitaskAdapter
+    fit: Fit
+    examples: list[TaskExamples] = field(default_factory=list)
+
+
+def learn_multitask(
+    backbone: Backbone,
+    sources: Sequence[SourceTask],
+    settings: MultitaskSettings,
+    folder: Path,
+    *,
+    bank: MultitaskBank | None = None,
+    processes: Processes | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> MultitaskLearned:
+    """Train one adapter on all tasks into `folder` (checkpoint, multitask.safetensors); the same call continues.
+
+    `bank`: one that was begun elsewhere, of `settings.method`; default: as the method starts. Raises TrainingError for
+    repeated names or a folder that holds another run, BackboneError where the method does not fit the backbone.
+    """
+    _check(sources)
+    processes = processes or Processes()
+    chosen = adapter_settings(settings.method, settings.adapter)
+    update = {"window": settings.window or backbone.preset.window, "adapter": chosen.model_dump(mode="json")}
+    settings = settings.model_copy(update=update)
+    bank = bank or multitask_bank(backbone, len(sources), settings.method, settings.adapter, settings.seed)
+    position: PromptPosition = "front" if bank.length else backbone.preset.prompt_position
+    examples = [multitask_examples(backbone, source, settings, bank.length, position) for source in sources]
+    run = run_identity(backbone, settings, bank, examples)
+    claim_folder(folder, run, settings, processes)
+    result = fit(
+        backbone,
+        multitask_problem(bank, examples, settings),
+        settings.loop,
+        checkpoint=folder / "multitask.checkpoint.safetensors",
+        run=run,
+        processes=processes,
+        progress=progress,
+    )
+    adapter = MultitaskAdapter(bank.stored(), _card(backbone, sources, examples, settings, bank, position, result))
+    if processes.main:
+        adapter = save_multitask(adapter, folder / FILE)
+    processes.wait()
+    return MultitaskLearned(adapter, result, examples)
+
+
+def multitask_problem(bank: MultitaskBank, examples: Sequence[TaskExamples], settings: MultitaskSettings) -> Problem:
+    """The training of one adapter on the examples of all its tasks, as `training.loop.fit` takes it."""
+    rate = settings.loop.learning_rate
+    return Problem(
+        bank=bank,
+        tasks=examples,
+        sampler=TaskSampler(
+            [e.name for e in examples],
+            [len(e.train) for e in examples],
+            settings.loop.batch_size,
+            settings.seed,
+            settings.most_tasks,
+            settings.stochastic,
+        ),
+        rates={name: torch.full((p.shape[0],), rate) for name, p in bank.trainable().items()},
+        row_tasks=list(range(len(examples))),
+        normalise="batch",
+        select="bank",
+    )
+
+
+def multitask_examples(
+    backbone: Backbone, source: SourceTask, settings: MultitaskSettings, length: int, position: PromptPosition
+) -> TaskExamples:
+    """The encoded examples of one task, sampled by hash up to the settings' limits."""
+    name = source.task.name
+    return prepare(
+        backbone,
+        source.task,
+        sample_records(name, source.train, settings.limit),
+        sample_records(name, source.validation, settings.validation_records),
+        prompt_length=length,
+        position=position,
+        reserve=settings.target_reserve,
+        window=settings.window,
+        limit=settings.limit,
+    )
+
+
+def run_identity(
+    backbone: Backbone, settings: MultitaskSettings, bank: MultitaskBank, examples: Sequence[TaskExamples]
+) -> str:
+    """Hash of everything that decides the result; how often checkpoints are written does not."""
+    described = settings.model_dump(mode="json")
+    described["loop"].pop("checkpoint_every")
+    parts = [[e.name, examples_digest(e.train), examples_digest(e.validation)] for e in examples]
+    shapes = {name: list(values.shape) for name, values in bank.values().items()}
+    text = json.dumps([backbone.fingerprint, described, shapes, parts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _check(sources: Sequence[SourceTask]) -> None:
+    names = [source.task.name for source in sources]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise TrainingError(f"tasks of one adapter must have different names; repeated: {', '.join(repeated)}")
+    if len(names) < 2:
+        raise TrainingError("a multi-task adapter is learned from at least two tasks; use `adapt` to learn one task")
+
+
+def _card(
+    backbone: Backbone,
+    sources: Sequence[SourceTask],
+    examples: Sequence[TaskExamples],
+    settings: MultitaskSettings,
+    bank: MultitaskBank,
+    position: PromptPosition,
+    result: Fit,
+) -> Card:
+    validation = {e.name: round(float(x), 4) for e, x in zip(examples, result.validation, strict=True) if x == x}
+    return Card(
+        kind="multitask",
+        library=__version__,
+        backbone=backbone_note(backbone),
+        position=position,
+        tasks=tuple(portable(source.task) for source in sources),
+        method=settings.method,
+        adapter=description(bank) | {"per_task": list(bank.per_task)},
+        answer_limit=tuple(answer_limit(e.train, settings.target_reserve) for e in examples),
+        settings=settings.model_dump(mode="json"),
+        data=tuple(data_note(s, e) for s, e in zip(sources, examples, strict=True)),
+        metrics={"validation_loss": validation} if validation else {},
+    )

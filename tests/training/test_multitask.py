@@ -1,0 +1,104 @@
+"""One adapter for several tasks: resume equals uninterrupted, the file answers as the bank did, by task name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from clinprompt.adapters.files import bank_of
+from clinprompt.backbone.model import Backbone
+from clinprompt.errors import ArtifactError, BackboneError, TrainingError
+from clinprompt.prompts.multitask import MultitaskAdapter, load_multitask
+from clinprompt.training.multitask import FILE, MultitaskSettings, learn_multitask, multitask_examples
+from clinprompt.training.multitask_banks import MULTITASK_METHODS
+from clinprompt.training.settings import LoopSettings
+from tests.models import tiny
+from tests.training.synthetic import ner_task, nli_task
+
+LOOP = LoopSettings(steps=6, batch_size=4, learning_rate=0.01, evaluate_every=3, checkpoint_every=2)
+
+
+def settings(method: str, **changes: object) -> MultitaskSettings:
+    return MultitaskSettings(method=method, loop=LOOP, **changes)  # type: ignore[arg-type]
+
+
+def sources() -> list:  # type: ignore[type-arg]
+    return [ner_task(), nli_task(), ner_task("find-more", shift=3)]
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("method", sorted(MULTITASK_METHODS))
+def test_an_interrupted_training_ends_bit_identical(method: str, tmp_path: Path) -> None:
+    backbone = tiny()
+    whole = learn_multitask(backbone, sources(), settings(method), tmp_path / "whole")
+
+    def stop(step: int, steps: int, loss: float) -> None:
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn_multitask(backbone, sources(), settings(method), tmp_path / "parts", progress=stop)
+    parts = learn_multitask(backbone, sources(), settings(method), tmp_path / "parts")
+    assert parts.adapter.card.digest == whole.adapter.card.digest
+    assert torch.equal(parts.fit.validation, whole.fit.validation)
+    start = learn_multitask(
+        backbone,
+        sources(),
+        settings(method, seed=0).model_copy(update={"loop": LOOP.model_copy(update={"steps": 1})}),
+        tmp_path / "start",
+    )
+    assert start.adapter.card.digest != whole.adapter.card.digest
+
+
+@pytest.mark.parametrize("method", sorted(MULTITASK_METHODS))
+def test_the_file_computes_as_the_training_did(method: str, tmp_path: Path) -> None:
+    backbone = tiny()
+    found = learn_multitask(backbone, sources(), settings(method), tmp_path)
+    read = load_multitask(tmp_path / FILE)
+    assert read.names == ["find", "infer", "find-more"]
+    for row, source in enumerate(sources()):
+        bank = bank_of(backbone, read.of(source.task.name))
+        held = multitask_examples(backbone, source, settings(method), bank.length, read.card.position).validation
+        loss = loss_of(backbone, bank, held)
+        torch.testing.assert_close(loss, found.fit.validation[row], atol=1e-5, rtol=1e-5)
+
+
+def loss_of(backbone: Backbone, bank: object, held: list) -> torch.Tensor:  # type: ignore[type-arg]
+    from clinprompt.backbone.injection import collate, label_states, token_losses
+
+    with torch.no_grad(), bank.applied(backbone, [0] * len(held)) as prompts:  # type: ignore[attr-defined]
+        return token_losses(backbone, label_states(backbone, collate(backbone, held), prompts)).mean()
+
+
+def test_names_backbones_and_folders_are_checked(tmp_path: Path) -> None:
+    backbone = tiny()
+    learned = learn_multitask(backbone, sources(), settings("lora"), tmp_path)
+    with pytest.raises(ArtifactError, match=r"unknown task .fnd.*find"):
+        learned.adapter.of("fnd")
+    with pytest.raises(BackboneError, match="made for backbone"):
+        bank_of(tiny(seed=1), learned.adapter.of("find"))
+    with pytest.raises(TrainingError, match=r"holds a run with other settings"):
+        learn_multitask(backbone, sources(), settings("lora", seed=1), tmp_path)
+    with pytest.raises(TrainingError, match="at least two"):
+        learn_multitask(backbone, [ner_task()], settings("lora"), tmp_path / "one")
+    with pytest.raises(TrainingError, match="repeated: find"):
+        learn_multitask(backbone, [ner_task(), ner_task()], settings("lora"), tmp_path / "twice")
+    with pytest.raises(TrainingError, match="mtl-lor"):
+        learn_multitask(backbone, sources(), settings("mtl-lor"), tmp_path / "unknown")
+    with pytest.raises(TrainingError, match=r"adapter\.rnk.*Known: rank, alpha, targets"):
+        learn_multitask(backbone, sources(), settings("lora", adapter={"rnk": 3}), tmp_path / "key")
+
+
+def test_a_file_with_slices_for_other_tasks_is_refused(tmp_path: Path) -> None:
+    learned = learn_multitask(tiny(), sources(), settings("lora"), tmp_path / "run")
+    from clinprompt.prompts.multitask import save_multitask
+
+    card = learned.adapter.card.model_copy(update={"adapter": learned.adapter.card.adapter | {"per_task": ["lora_A"]}})
+    save_multitask(MultitaskAdapter(learned.adapter.tensors, card), tmp_path / "wrong.safetensors")
+    with pytest.raises(ArtifactError, match="names 3 tasks"):
+        load_multitask(tmp_path / "wrong.safetensors")
