@@ -1,0 +1,166 @@
+"""The command, and the other forms of a baked model: GGUF by a converter, embeddings for vLLM's door."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from clinprompt.backbone.encoding import encode
+from clinprompt.backbone.injection import inject
+from clinprompt.cli import app
+from clinprompt.errors import ArtifactError, BackboneError
+from clinprompt.prompts.artifact import load_task
+from clinprompt.records import Record
+from clinprompt.serving import bake as baking
+from clinprompt.serving import gguf, prompt_embeds
+from clinprompt.serving.baked import open_baked
+from tests.serving.baking import SOURCES, loaded, save_model, save_tasks
+
+CONVERTER = """
+import argparse, json, pathlib
+from conversion.base import TextModel
+parser = argparse.ArgumentParser()
+parser.add_argument("model"); parser.add_argument("--outfile"); parser.add_argument("--outtype")
+given = parser.parse_args()
+config = json.loads((pathlib.Path(given.model) / "config.json").read_text())
+pre = TextModel().get_vocab_base_pre(None)
+pathlib.Path(given.outfile).write_text(json.dumps([given.outtype, config["vocab_size"], pre]))
+"""
+KNOWS = "class TextModel:\n    def get_vocab_base_pre(self, tokenizer):\n        "
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return save_model(tmp_path / "base", bos=True)
+
+
+def command(*arguments: object, stdin: str | None = None) -> Any:
+    return CliRunner().invoke(app, ["bake", *map(str, arguments)], input=stdin)
+
+
+def test_the_command_from_files_to_requests(base: Path, tmp_path: Path) -> None:
+    one, two = save_tasks(tmp_path / "tasks", loaded(base), ("one", "two"))
+    model, note = tmp_path / "model", tmp_path / "note.jsonl"
+    note.write_text(json.dumps({"id": "n", "text": "She is ill.", "hypothesis": "She is well."}))
+    first = command(one, "--out", model, "--backbone", base)
+    assert first.exit_code == 0 and "1 tasks" in first.stdout
+    added = command(two, "--out", model, "--add", "--json")
+    assert [task["task"] for task in json.loads(added.stdout)["tasks"]] == ["one", "two"]
+    assert "two" in command("--out", model, "--list").stdout
+    asked = command(note, "--out", model, "--request", "two")
+    [request] = open_baked(model).requests("two", Record("n", "She is ill.", hypothesis="She is well."))
+    assert json.loads(asked.stdout) == json.loads(json.dumps(asdict(request)))
+    removed = command("--out", model, "--remove", "one")
+    assert removed.exit_code == 0 and open_baked(model).manifest.names == ["two"]
+    assert json.loads(command("--out", model, "--check", "--json").stdout)["ok"] is True
+    (model / "config.json").write_text("{}")
+    broken = command("--out", model, "--check")
+    assert broken.exit_code == 2 and "config.json" in broken.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--out", "x"], "nothing to do"),
+        (["--out", "x", "--as", "onnx"], "Known: hf, gguf"),
+        (["--out", "x", "--list"], "not a baked model"),
+        (["--out", "x", "--as", "gguf", "--add"], "model folders"),
+        (["missing.safetensors", "--out", "x"], "no such file"),
+        (["--out", "x", "--as", "gguf"], "name it with .gguf"),
+    ],
+)
+def test_the_command_refuses(arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = command(*arguments)
+    assert run.exit_code == 2
+    assert said in run.stderr
+
+
+# --- GGUF -------------------------------------------------------------------------------------------------------------
+
+
+def fake_llama_cpp(folder: Path, body: str) -> Path:
+    (folder / "conversion").mkdir(parents=True)
+    (folder / "conversion" / "base.py").write_text(KNOWS + body + "\n")
+    (folder / gguf.CONVERTER).write_text(CONVERTER)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("body", "known", "pre"), [("return 'x'", True, "x"), ("raise NotImplementedError", False, "gpt-2")]
+)
+def test_the_converter_is_run_on_the_baked_folder(body: str, known: bool, pre: str, base: Path, tmp_path: Path) -> None:
+    files = save_tasks(tmp_path / "tasks", loaded(base), ("one",))
+    llama, out = fake_llama_cpp(tmp_path / "llama.cpp", body), tmp_path / "out" / "model.gguf"
+    assert gguf.bake_gguf(files, out, llama_cpp=llama, backbone=str(base)) is known
+    manifest = json.loads(out.with_suffix(".json").read_text())
+    assert json.loads(out.read_text()) == ["f32", 259 + manifest["tables"]["room"], pre]
+    assert "num_predict 12" in out.with_suffix(".Modelfile").read_text()
+    assert sorted(p.name for p in out.parent.iterdir()) == ["model.Modelfile", "model.gguf", "model.json"]
+    with pytest.raises(ArtifactError, match="exists"):
+        gguf.bake_gguf(files, out, llama_cpp=llama, backbone=str(base))
+
+
+def test_a_converter_that_fails_or_is_missing_is_explained(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = save_tasks(tmp_path / "tasks", loaded(base), ("one",))
+    llama = fake_llama_cpp(tmp_path / "llama.cpp", "raise ValueError('no such architecture')")
+    with pytest.raises(BackboneError, match="no such architecture"):
+        gguf.bake_gguf(files, tmp_path / "m.gguf", llama_cpp=llama, backbone=str(base))
+    monkeypatch.delenv(gguf.FOLDER_VARIABLE, raising=False)
+    with pytest.raises(BackboneError, match="clone llama"):
+        gguf.bake_gguf(files, tmp_path / "m.gguf", backbone=str(base))
+    assert not list(tmp_path.glob("*m.gguf*"))
+
+
+# --- prompt-embeds ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+@pytest.mark.parametrize("position", ["start", "front", "end"])
+def test_embeddings_are_those_the_model_sees(kind: str, position: str, tmp_path: Path) -> None:
+    base = save_model(tmp_path / "base", kind, bos=True)
+    backbone = loaded(base)
+    [file] = save_tasks(tmp_path / "tasks", backbone, ("one",), position=position)
+    run = command(file, "--out", tmp_path / "embeds", "--as", "prompt-embeds", "--backbone", base)
+    assert run.exit_code == 0
+    opened = prompt_embeds.open_embeds(tmp_path / "embeds")
+    example = encode(backbone, [SOURCES[0]], None, position)[0]  # type: ignore[arg-type]
+    rows = backbone.embed(torch.from_numpy(example.ids).long()[None])
+    expected = inject(rows, load_task(file).prompt[None], torch.tensor([example.insert_at]))[0]
+    assert torch.equal(opened.embeds("one", SOURCES[0]), expected)
+    request = opened.request("one", SOURCES[0])
+    sent = torch.load(io.BytesIO(base64.b64decode(str(request["prompt_embeds"]), validate=True)), weights_only=True)
+    assert torch.equal(sent, expected) and request["max_tokens"] == 12
+
+
+def test_a_changed_file_and_an_unknown_task_are_refused(base: Path, tmp_path: Path) -> None:
+    files = save_tasks(tmp_path / "tasks", loaded(base), ("one",))
+    prompt_embeds.export(files, tmp_path / "embeds", backbone=str(base))
+    with pytest.raises(ArtifactError, match="known: one"):
+        prompt_embeds.open_embeds(tmp_path / "embeds").embeds("two", "x")
+    with pytest.raises(ArtifactError, match="exists"):
+        prompt_embeds.export(files, tmp_path / "embeds", backbone=str(base))
+    (tmp_path / "embeds" / "one.safetensors").write_bytes(b"x")
+    with pytest.raises(ArtifactError, match="not as it was written"):
+        prompt_embeds.open_embeds(tmp_path / "embeds")
+    with pytest.raises(ArtifactError, match="prompt-embeds"):
+        prompt_embeds.open_embeds(base)
+
+
+def test_an_interrupted_export_leaves_no_folder(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = save_tasks(tmp_path / "tasks", loaded(base), ("one",))
+    monkeypatch.setattr(prompt_embeds, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        prompt_embeds.export(files, tmp_path / "embeds", backbone=str(base))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "tasks"]
+    assert baking.load_all(files, ())[0][0] == "one"
