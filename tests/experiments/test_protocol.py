@@ -31,6 +31,14 @@ def test_all_methods_have_the_same_runs_and_number_of_trials() -> None:
     assert protocol.shots_of(find_method("in-context")) == (1, 5, 10, 20)
 
 
+def test_some_methods_may_have_fewer_seeds_and_draws() -> None:
+    raw = {"suite": "sample", "methods": ["pt", "mpt"], "method_seeds": {"pt": 1}, "method_draws": {"mpt": 2}}
+    protocol = parse_protocol({**raw, "draws": 4, "seeds": 3})
+    pt, mpt = find_method("pt"), find_method("mpt")
+    assert (len(protocol.runs(pt, "full")), len(protocol.runs(mpt, "full"))) == (1, 3)
+    assert (len(protocol.runs(pt, 5)), len(protocol.runs(mpt, 5))) == (4, 2)
+
+
 def test_changes_are_laid_on_in_order() -> None:
     protocol = parse_protocol(
         {

@@ -54,6 +54,7 @@ class Protocol(BaseModel):
     draws: int = Field(default=10, ge=1, description="few-shot draws per number of shots")
     seeds: int = Field(default=3, ge=1, description="seeds of shots `full`, and metaprompts per variant")
     method_seeds: dict[str, int] = Field(default_factory=dict, description="fewer seeds of `full` for some methods")
+    method_draws: dict[str, int] = Field(default_factory=dict, description="fewer draws for some methods")
     few_shot_seeds: int = Field(default=1, ge=1, description="seeds per draw (a seed changes the draw too)")
     trials: int = Field(default=3, ge=1, description="the tuning budget: settings tried by every trained method")
     tuning_runs: int = Field(
@@ -86,7 +87,7 @@ class Protocol(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for field in ("few_shot_methods", "method_seeds"):
+        for field in ("few_shot_methods", "method_seeds", "method_draws"):
             stray = sorted(set(getattr(self, field)) - set(self.methods))
             if stray:
                 raise ValueError(f"`{field}` names {stray[0]!r}, which is not among `methods`")
@@ -146,7 +147,8 @@ class Protocol(BaseModel):
             return [(0, seed) for seed in range(min(self.seeds, self.method_seeds.get(spec.name, self.seeds)))]
         if shots == 0:
             return [(0, seed) for seed in range(self.few_shot_seeds)]
-        return [(draw, seed) for seed in range(self.few_shot_seeds) for draw in range(self.draws)]
+        draws = min(self.draws, self.method_draws.get(spec.name, self.draws))
+        return [(draw, seed) for seed in range(self.few_shot_seeds) for draw in range(draws)]
 
 
 def flattened(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,80 @@
+"""`clinprompt benchmark` on the command line: plan, run, run again, reproduce, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from clinprompt.cli import app
+from tests.experiments.workspace import PROTOCOL, make
+from tests.models import byte_tokenizer, tiny
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("benchmark")
+    suite = make(folder / "data")
+    tiny().model.save_pretrained(folder / "model")
+    byte_tokenizer().save_pretrained(folder / "model")
+    (folder / "plan.yaml").write_text(yaml.safe_dump({**PROTOCOL, "suite": str(suite)}))
+    return folder
+
+
+def run(place: Path, *arguments: str) -> Any:
+    fixed = ["--backbone", str(place / "model"), "--work", str(place / "work")]
+    return CliRunner().invoke(app, ["benchmark", *arguments, *fixed])
+
+
+def test_plan_run_and_run_again(place: Path) -> None:
+    config = ["--config", str(place / "plan.yaml"), "--out", str(place / "r.jsonl"), "--json"]
+    narrow = ["--targets", "infer-target", "--shots", "0,2", "--methods", "zero-shot,mpt"]
+    planned = run(place, *config, *narrow, "--dry-run")
+    assert planned.exit_code == 0, planned.output
+    plan = json.loads(planned.stdout)
+    assert (plan["cells"], plan["left"], plan["metaprompts"]) == (4, 4, 1)
+    by_method = {method["method"]: method for method in plan["methods"]}
+    assert by_method["mpt"]["rows"] == 2 + 1 + 1  # two trials on the first draw, one on the second; 0 shots
+    assert plan["flops"] > by_method["mpt"]["flops"] > 0 and plan["seconds"] > 0
+    assert not (place / "r.jsonl").exists()
+    done = run(place, *config, *narrow)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["cells"] == 4
+    again = run(place, *config, *narrow, "--dry-run")
+    assert (json.loads(again.stdout)["left"], json.loads(again.stdout)["metaprompts"]) == (0, 0)
+
+
+def test_reproduce(place: Path) -> None:
+    lines = [json.loads(line) for line in (place / "r.jsonl").read_text().splitlines()]
+    cell = next(line for line in lines if line["kind"] == "cell" and line["method"] == "mpt" and line["draw"] == 1)
+    found = run(place, "--reproduce", str(place / "r.jsonl"), "--id", cell["id"], "--json")
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["exact"]
+    cell["per_example"][0] = 1 - cell["per_example"][0]
+    (place / "changed.jsonl").write_text(json.dumps(cell) + "\n")
+    found = run(place, "--reproduce", str(place / "changed.jsonl"), "--id", cell["id"])
+    assert found.exit_code == 2
+    assert "Differs in: per_example" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name a SUITE"),
+        (["sample", "--executor", "slurm"], "known are local, ray"),
+        (["sample", "--workers", "2"], "--workers belongs to --executor ray"),
+        (["--id", "x"], "go together"),
+        (["sample", "--reproduce", "r.jsonl", "--id", "x"], "leave SUITE"),
+        (["nowhere"], "unknown suite"),
+        (["sample", "--methods", "pt,ptt"], "unknown method 'ptt'"),
+        (["sample", "--targets", "sample-event"], "Did you mean 'sample-events'"),
+    ],
+)
+def test_refused(place: Path, arguments: list[str], message: str) -> None:
+    found = run(place, *arguments)
+    assert found.exit_code == 2
+    assert message in found.output
