@@ -13,11 +13,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from clinprompt.adapters.files import description
+from clinprompt.adapters.lora import lora_bank
 from clinprompt.backbone.encoding import encode
 from clinprompt.backbone.injection import inject
 from clinprompt.cli import app
 from clinprompt.errors import ArtifactError, BackboneError
-from clinprompt.prompts.artifact import load_task
+from clinprompt.prompts.artifact import TaskPrompt, load_task, save_task
 from clinprompt.records import Record
 from clinprompt.serving import bake as baking
 from clinprompt.serving import gguf, prompt_embeds
@@ -120,6 +122,34 @@ def test_a_converter_that_fails_or_is_missing_is_explained(
     with pytest.raises(BackboneError, match="clone llama"):
         gguf.bake_gguf(files, tmp_path / "m.gguf", backbone=str(base))
     assert not list(tmp_path.glob("*m.gguf*"))
+
+
+# --- LoRA -------------------------------------------------------------------------------------------------------------
+
+
+def test_lora_files_become_folders_that_peft_loads(base: Path, tmp_path: Path) -> None:
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    backbone = loaded(base)
+    bank = lora_bank(backbone, [0], rank=2, alpha=4.0)
+    random = torch.Generator().manual_seed(0)
+    tensors = {name: torch.randn(values.shape[1:], generator=random) for name, values in bank.values().items()}
+    [prompt] = save_tasks(tmp_path / "tasks", backbone, ("one",))
+    card = load_task(prompt).card.model_copy(update={"method": "lora", "adapter": description(bank)})
+    file = tmp_path / "tasks" / "tuned.safetensors"
+    save_task(TaskPrompt(tensors, card), file)
+    assert command(file, "--out", tmp_path / "adapters", "--as", "peft", "--backbone", base).exit_code == 0
+    model = AutoModelForCausalLM.from_pretrained(base)
+    ids = torch.arange(3, 40)[None]
+    plain = model(ids).logits
+    tuned = peft.PeftModel.from_pretrained(model, tmp_path / "adapters" / "tuned")(ids).logits
+    bank.restore({name: tensor[None] for name, tensor in tensors.items()})
+    with bank.inside(backbone, [0], None):
+        ours = backbone.model(ids).logits
+    assert torch.allclose(tuned, ours, atol=1e-4) and not torch.allclose(tuned, plain, atol=1e-2)
+    assert "--as peft" in command(file, "--out", tmp_path / "x", "--backbone", base).stderr
+    assert "not lora" in command(prompt, "--out", tmp_path / "x", "--as", "peft", "--backbone", base).stderr
 
 
 # --- prompt-embeds ----------------------------------------------------------------------------------------------------

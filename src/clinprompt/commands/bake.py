@@ -18,7 +18,7 @@ from clinprompt.errors import ArtifactError, unknown_name
 if TYPE_CHECKING:
     from clinprompt.serving.baked_manifest import Manifest
 
-FORMS = ("hf", "gguf", "prompt-embeds")
+FORMS = ("hf", "gguf", "prompt-embeds", "peft")
 CHANGE = "Change a baked model"
 LOOK = "Look at one"
 
@@ -29,7 +29,10 @@ def bake(
     ] = None,
     out: Annotated[Path, typer.Option(help="The model folder.")] = Path("baked"),
     form: Annotated[
-        str, typer.Option("--as", help="hf (a model folder), gguf (llama.cpp, Ollama), prompt-embeds (vLLM).")
+        str,
+        typer.Option(
+            "--as", help="hf (a model folder), gguf (llama.cpp, Ollama), prompt-embeds (vLLM), peft (LoRA files)."
+        ),
     ] = "hf",
     room: Annotated[
         int | None,
@@ -101,6 +104,12 @@ def bake(
         _wrote(out, out.stat().st_size, {"text_requests": found}, as_json)
         if not found:
             remark("llama.cpp does not know this tokenizer: send requests as token ids (see --request).", quiet)
+    elif form == "peft":
+        from clinprompt.serving.bake_adapters import export_adapters
+
+        export_adapters(given, out, backbone=backbone, dtype=dtype)
+        _wrote(out, sum(path.stat().st_size for path in out.rglob("*")), {}, as_json)
+        remark("Serve them with: vllm serve BASE --enable-lora --max-lora-rank R --lora-modules NAME=FOLDER …", quiet)
     else:
         from clinprompt.serving.prompt_embeds import export
 

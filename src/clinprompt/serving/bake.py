@@ -131,14 +131,22 @@ def remove(folder: Path, names: Sequence[str]) -> Manifest:
 # --- building -----------------------------------------------------------------------------------------------------
 
 
-def load_all(files: Sequence[Path], metaprompts: Sequence[Path]) -> list[tuple[str, TaskPrompt, Path]]:
-    """(name, task, file) of every file; a task is called after its file."""
+def load_all(
+    files: Sequence[Path], metaprompts: Sequence[Path], *, adapters: bool = False
+) -> list[tuple[str, TaskPrompt, Path]]:
+    """(name, task, file) of every file; a task is called after its file. Soft prompts, or (`adapters`) LoRA files."""
     if not files:
         raise ArtifactError("no task file given: name at least one.")
     loaded = []
     for path in files:
         name = tokens.check_name(path.name.removesuffix(".safetensors"), path)
-        loaded.append((name, load_task(path, list(metaprompts)), path))
+        task = load_task(path, list(metaprompts))
+        if task.is_adapter and not adapters:
+            cure = "write a PEFT folder with --as peft" if task.card.method == "lora" else "use it in process"
+            raise ArtifactError(f"{path}: holds {task.card.method}, which changes the model and is no prompt: {cure}.")
+        if adapters and task.card.method != "lora":
+            raise ArtifactError(f"{path}: holds {task.card.method or 'a prompt'}, not lora: bake it without --as peft.")
+        loaded.append((name, task, path))
     names = [name for name, _, _ in loaded]
     for name in names:
         if names.count(name) > 1:
