@@ -10,9 +10,19 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from clinprompt.serving import openai_routes, operation_routes, prediction_routes, problems, task_routes
+from clinprompt.serving import (
+    export_routes,
+    openai_routes,
+    operation_routes,
+    page_routes,
+    prediction_routes,
+    problems,
+    task_routes,
+    teach_routes,
+)
 from clinprompt.serving.middleware import Guard
 from clinprompt.serving.service import Service
+from clinprompt.serving.teaching import Teacher, TeachSettings
 from clinprompt.version import __version__
 
 log = logging.getLogger("clinprompt.serving")
@@ -22,8 +32,9 @@ ABOUT = (
 )
 
 
-def create_app(service: Service) -> FastAPI:
-    """The ASGI application of a service; starts and stops it with its lifespan."""
+def create_app(service: Service, teach: TeachSettings | None = None) -> FastAPI:
+    """The ASGI application of a service with its page; starts and stops it with its lifespan."""
+    teacher = Teacher(service, teach)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -35,6 +46,7 @@ def create_app(service: Service) -> FastAPI:
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
+            await teacher.close()
             await service.stop()
 
     app = FastAPI(title="clinprompt", version=__version__, description=ABOUT, lifespan=lifespan)
@@ -43,6 +55,9 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(task_routes.router(service))
     app.include_router(openai_routes.router(service))
     app.include_router(operation_routes.router(service))
+    app.include_router(export_routes.router(service))
+    app.include_router(teach_routes.router(service, teacher))
+    app.include_router(page_routes.router(service))
     problems.install(app)
     app.add_middleware(Guard, service=service)
     return app

@@ -1,0 +1,100 @@
+"""`/v1/teach`: a task learned from a handful of notes while the server runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+
+from clinprompt.errors import TaskError
+from clinprompt.records import Entity, Record
+from clinprompt.serving.access import allowed
+from clinprompt.serving.problems import ALWAYS, TooLarge, responses
+from clinprompt.serving.service import Service
+from clinprompt.serving.teach_schemas import Lesson, TaughtNote, Teaching, TeachRequest
+from clinprompt.serving.teaching import Teacher
+from clinprompt.tasks.definition import TaskDefinition, parse_task
+
+QUESTION = "Which label fits this note?"
+
+
+def router(service: Service, teacher: Teacher) -> APIRouter:
+    """The routes of a teacher; with keys, for those that may `manage`."""
+    routes = APIRouter(prefix="/v1/teach", tags=["teach"])
+    reads, manages = allowed(service, "predict"), allowed(service, "manage")
+
+    @routes.get("", responses=responses(*ALWAYS), dependencies=[Depends(reads)])
+    async def teaching() -> Teaching:
+        """Whether tasks can be taught, and within which limits."""
+        return teacher.about()
+
+    @routes.post("", status_code=202, responses=responses(*ALWAYS), dependencies=[Depends(manages)])
+    async def teach(asked: TeachRequest) -> Lesson:
+        """Begin to learn a task; ask for the lesson by its id until it is done. The notes are kept in memory only
+        (unless the operator named a folder for them) and forgotten when the lesson ends."""
+        if asked.name in service.engine.tasks():
+            raise TaskError("name: a task of this name is served. Choose another name, or remove that task first.")
+        task = definition_of(asked)
+        records = records_of(asked, teacher)
+        return teacher.start(task, records, steps=asked.steps, score=asked.score)
+
+    @routes.get("/{lesson}", responses=responses(*ALWAYS, 404), dependencies=[Depends(manages)])
+    async def lesson(lesson: str, since: Annotated[int, Query(ge=0)] = 0) -> Lesson:
+        """How far a lesson is; `since`: the first step whose loss is wanted."""
+        return teacher.lesson(lesson, since)
+
+    @routes.delete("/{lesson}", responses=responses(*ALWAYS, 404), dependencies=[Depends(manages)])
+    async def cancel(lesson: str) -> Lesson:
+        """Stop a lesson and forget its notes; one that has ended stays as it is."""
+        return await teacher.cancel(lesson)
+
+    return routes
+
+
+def definition_of(asked: TeachRequest) -> TaskDefinition:
+    """The task that is taught. Raises TaskError for labels that cannot be written in an answer."""
+    raw = {"name": asked.name, "labels": asked.labels, "licence": "taught on this server"}
+    if asked.kind == "entities":
+        return parse_task(raw | {"type": "ner"})
+    if len(asked.labels) < 2:
+        raise TaskError("labels: a choice needs at least two labels.")
+    # The question is the same for every note; it stands in the description, where whoever asks the task finds it.
+    return parse_task(raw | {"type": "qa", "answers": "labels", "description": question_of(asked)})
+
+
+def question_of(asked: TeachRequest) -> str:
+    return asked.question.strip() or QUESTION
+
+
+def records_of(asked: TeachRequest, teacher: Teacher) -> list[Record]:
+    """The notes as records, numbered, so that no message repeats a word of them. Raises TaskError, TooLarge."""
+    limits = teacher.settings
+    if len(asked.notes) > limits.notes:
+        raise TooLarge(f"notes: a lesson may have {limits.notes} of them.")
+    found = []
+    for number, note in enumerate(asked.notes):
+        if len(note.text) > limits.characters:
+            raise TooLarge(f"notes.{number}: a note may have {limits.characters} characters.")
+        found.append(_record(asked, number, note))
+    if asked.kind == "entities" and not any(record.entities for record in found):
+        raise TaskError("notes: nothing is marked in any of them; mark at least one entity.")
+    return found
+
+
+def _record(asked: TeachRequest, number: int, note: TaughtNote) -> Record:
+    if asked.kind == "labels":
+        if note.label not in asked.labels:
+            raise TaskError(f"notes.{number}.label: needs one of the task's labels.")
+        return Record(f"{number:03}", note.text, question=question_of(asked), answer=note.label)
+    if any(mark.type not in asked.labels for mark in note.entities):
+        raise TaskError(f"notes.{number}.entities: each needs one of the task's labels as its type.")
+    try:
+        entities = tuple(
+            Entity(f"T{place}", mark.type, tuple(mark.spans)) for place, mark in enumerate(note.entities, start=1)
+        )
+        return Record(f"{number:03}", note.text, entities=entities)
+    except ValueError:
+        raise TaskError(
+            f"notes.{number}.entities: spans are [start, end) with start < end, within the text; those of one entity "
+            "are sorted and do not overlap."
+        ) from None
