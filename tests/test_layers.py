@@ -11,6 +11,7 @@ ORDER = [
     *(
         "backbone",
         "prompts",
+        "architecture",
         "adapters",
         "methods",
         "training",

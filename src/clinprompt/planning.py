@@ -27,11 +27,14 @@ from typing import Any
 
 import torch
 
+from clinprompt.adapters.files import JOINT
+from clinprompt.adapters.lora import lora_parameters
 from clinprompt.backbone.encoding import Encoded
 from clinprompt.backbone.injection import collate, label_states, token_losses
 from clinprompt.backbone.model import Backbone
 from clinprompt.methods.mpt import stored_numbers
 from clinprompt.methods.pt import prompt_bank
+from clinprompt.training.banks import PREFIXES
 from clinprompt.training.batching import TaskExamples, chunks
 from clinprompt.training.costs import trained_numbers
 from clinprompt.training.sampling import SIZE_CAP
@@ -200,8 +203,10 @@ def plan_adapt(
     """Training one row per task. `length`: of the prompt or prefix, 0 for lora and full; `rank`: of the metaprompt."""
     tasks, loop = len(examples), settings.loop
     trained = trained_numbers(backbone, settings, method, length, rank=rank, tasks=tasks)
-    computed, ahead = (0, length) if method == "prefix" else (length, 0)
-    adapter = trained // tasks if method == "lora" else 0
+    computed, ahead = (0, length) if method in PREFIXES else (length, 0)
+    adapter = 0
+    if method in ("lora", *JOINT):
+        adapter = lora_parameters(backbone, settings.lora.rank, settings.lora.targets)
     volume = _rows(examples, computed, loop, ahead)
     validation = _sum(_volume(e.validation[: loop.validation_limit], computed, ahead) for e in examples)
     flops = _training_flops(backbone, volume, adapter=adapter, full=method == "full")

@@ -15,7 +15,7 @@ from clinprompt.methods.mpt import source_bank
 from clinprompt.prompts.bank import DirectBank
 from clinprompt.training.batching import TaskExamples
 from clinprompt.training.distillation import Distillation, teacher_states
-from clinprompt.training.loop import Problem, _accumulate, _start
+from clinprompt.training.loop import Problem, _start, accumulate
 from clinprompt.training.processes import Processes
 from clinprompt.training.sampling import Pick, TaskSampler
 from clinprompt.training.settings import LoopSettings
@@ -127,7 +127,7 @@ def test_gradients_reach_the_bank_only_and_are_those_of_the_whole_loss() -> None
     sampler = TaskSampler(["a", "b"], [3, 2], 4, 0)
     problem = Problem(bank, tasks, sampler, {}, [0, 1], normalise="batch", distillation=distillation)
     picks = [Pick(0, 0, 1), Pick(1, 1, 0), Pick(0, 0, 2)]
-    _accumulate(backbone, problem, LoopSettings(micro_tokens=64), picks, Processes())
+    accumulate(backbone, problem, LoopSettings(micro_tokens=64), picks, Processes())
     found = {name: parameter.grad for name, parameter in bank.trainable().items()}
     assert all(parameter.grad is None for parameter in backbone.model.parameters())
     assert teachers.prompt.grad is None

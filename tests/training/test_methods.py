@@ -24,7 +24,7 @@ from tests.training.synthetic import ner_task, nli_task
 
 LOOP = LoopSettings(steps=3, batch_size=3, learning_rate=0.05, vector_learning_rate=0.05, micro_tokens=256)
 SETTINGS = AdaptSettings(lora=LoraSettings(rank=2), prefix_length=3, target_reserve=32, loop=LOOP)
-METHODS: list[Method] = ["mpt", "pt", "spot", "prefix", "lora", "full"]
+METHODS: list[Method] = ["mpt", "pt", "spot", "prefix", "lora", "full", "lora+prefix", "peml"]
 
 
 def settings_of(method: Method, **more: object) -> AdaptSettings:
@@ -38,7 +38,7 @@ def test_a_file_comes_back_and_answers(method: Method, tmp_path: Path) -> None:
     assert file.card.method == method
     saved = save_task(file, tmp_path / "task.safetensors")
     back = load_task(tmp_path / "task.safetensors")
-    assert back.card == saved.card and back.is_adapter == (method in ("prefix", "lora", "full"))
+    assert back.card == saved.card and back.is_adapter == (method not in ("mpt", "pt", "spot"))
     assert {n: t.tolist() for n, t in back.tensors.items()} == {n: t.tolist() for n, t in file.tensors.items()}
     answers = [of_task(backbone, each).answers(task.validation) for each in (file, back)]
     assert [p.probabilities for p in answers[0]] == [p.probabilities for p in answers[1]]

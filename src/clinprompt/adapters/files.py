@@ -6,8 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
+from clinprompt.adapters.family import FamilyBank
+from clinprompt.adapters.family_files import FAMILY_BANKS, family_description, family_of
 from clinprompt.adapters.full import FullBank
+from clinprompt.adapters.joint import LORA, PREFIX, JointBank
 from clinprompt.adapters.lora import LoraBank
+from clinprompt.adapters.network import NetworkBank
 from clinprompt.adapters.prefix import PrefixBank
 from clinprompt.adapters.shared import SharedBank
 from clinprompt.backbone.model import Backbone
@@ -15,14 +19,24 @@ from clinprompt.errors import ArtifactError
 from clinprompt.prompts.artifact import TaskPrompt, require_backbone
 from clinprompt.prompts.bank import Bank, DirectBank
 
+JOINT = ("lora+prefix", "peml")
+"""Methods whose files hold a prefix and LoRA."""
+_PARTS = (PREFIX, LORA)
+
 
 def description(bank: Bank) -> dict[str, Any]:
     """What a card says of an adapter."""
+    if isinstance(bank, FamilyBank):
+        return family_description(bank)
     if isinstance(bank, SharedBank):
         return description(bank.bank)
     if isinstance(bank, LoraBank):
         targets = sorted({name.rpartition(".")[2] for name in bank.modules})
         return {"rank": bank.rank, "alpha": bank.alpha, "targets": targets}
+    if isinstance(bank, JointBank):
+        return description(bank.lora) | description(bank.prefix)
+    if isinstance(bank, NetworkBank):
+        return {"length": bank.length, "architecture": bank.architecture.model_dump(mode="json", exclude={"search"})}
     return {"length": bank.length} if isinstance(bank, PrefixBank) else {}
 
 
@@ -35,16 +49,27 @@ def bank_of(backbone: Backbone, task: TaskPrompt) -> Bank:
     if not task.is_adapter:
         return DirectBank(task.prompt[None]).to(backbone.device)
     tensors = {name: tensor[None].to(backbone.device) for name, tensor in task.tensors.items()}
+    if task.card.method in FAMILY_BANKS:
+        return family_of(backbone, task)
     if task.card.method == "lora":
         return _lora(backbone, task, tensors)
     if task.card.method == "prefix":
-        if set(tensors) != {"keys", "values"} or tensors["keys"].shape != tensors["values"].shape:
-            raise ArtifactError(_unfit(task, "keys and values of one shape are needed"))
-        return PrefixBank(tensors["keys"], tensors["values"])
+        return _prefix(task, tensors)
+    if task.card.method in JOINT:
+        parts = {part: {n.removeprefix(part): t for n, t in tensors.items() if n.startswith(part)} for part in _PARTS}
+        if sum(map(len, parts.values())) != len(tensors):
+            raise ArtifactError(_unfit(task, "it holds tensors that are neither of its prefix nor of its LoRA"))
+        return JointBank(_prefix(task, parts[PREFIX]), _lora(backbone, task, parts[LORA]))
     weights = {name: weight.shape for name, weight in backbone.model.named_parameters()}
     if {name: tensor.shape[1:] for name, tensor in tensors.items()} != weights:
         raise ArtifactError(_unfit(task, "its weights are not those of this model"))
     return FullBank(tensors)
+
+
+def _prefix(task: TaskPrompt, tensors: dict[str, Tensor]) -> PrefixBank:
+    if set(tensors) != {"keys", "values"} or tensors["keys"].shape != tensors["values"].shape:
+        raise ArtifactError(_unfit(task, "keys and values of one shape are needed"))
+    return PrefixBank(tensors["keys"], tensors["values"])
 
 
 def _lora(backbone: Backbone, task: TaskPrompt, tensors: dict[str, Tensor]) -> LoraBank:

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from clinprompt.adapters.bank import AdapterBank
 from clinprompt.adapters.files import bank_of
+from clinprompt.adapters.joint import JointBank
 from clinprompt.adapters.lora import LoraBank
 from clinprompt.adapters.prefix import PrefixBank
 from clinprompt.backbone.model import Backbone
@@ -23,16 +25,22 @@ def changes(backbone: Backbone, task: TaskPrompt) -> list[dict[str, Any]]:
     All weights: the difference to the backbone's. 4-bit weights have no norm to compare with: None.
     """
     bank = bank_of(backbone, task)
+    if isinstance(bank, JointBank):
+        return [*_prefix(bank.prefix), *(_lora(backbone, bank.lora, name) for name in bank.lora.modules)]
     if isinstance(bank, LoraBank):
         return [_lora(backbone, bank, name) for name in bank.modules]
     if isinstance(bank, PrefixBank):
-        return [
-            _line(f"layer {layer} {name}", values[0, layer], None)
-            for name, values in bank.values().items()
-            for layer in range(values.shape[1])
-        ]
+        return _prefix(bank)
     own = dict(backbone.model.named_parameters())
     return [_line(name, values[0] - own[name].float(), own[name]) for name, values in bank.values().items()]
+
+
+def _prefix(bank: AdapterBank) -> list[dict[str, Any]]:
+    return [
+        _line(f"layer {layer} {name}", values[0, layer], None)
+        for name, values in bank.values().items()
+        for layer in range(values.shape[1])
+    ]
 
 
 def _lora(backbone: Backbone, bank: LoraBank, name: str) -> dict[str, Any]:

@@ -34,14 +34,21 @@ class PrefixBank(AdapterBank):
     def inside(self, backbone: Backbone, rows: Sequence[int], tasks: Sequence[int] | None) -> Iterator[None]:
         """The backbone's `prefix` holds the layers' keys and values (B, heads, m, head width) of each example's row."""
         index = torch.tensor(list(rows), device=backbone.device)
-        # Layers first, then rows: one backward pass per layer touches that layer alone.
-        keys = [layer.index_select(0, index) for layer in self.parameters["keys"].unbind(1)]
-        values = [layer.index_select(0, index) for layer in self.parameters["values"].unbind(1)]
-        previous, backbone.prefix = backbone.prefix, list(zip(keys, values, strict=True))
-        try:
+        with placed(backbone, self.parameters["keys"], self.parameters["values"], index):
             yield
-        finally:
-            backbone.prefix = previous
+
+
+@contextmanager
+def placed(backbone: Backbone, keys: Tensor, values: Tensor, rows: Tensor) -> Iterator[None]:
+    """While it is open, example i sees row `rows[i]` of keys and values (R, layers, heads, m, head width) before it."""
+    # Layers first, then rows: one backward pass per layer touches that layer alone.
+    before = [layer.index_select(0, rows) for layer in keys.unbind(1)]
+    after = [layer.index_select(0, rows) for layer in values.unbind(1)]
+    previous, backbone.prefix = backbone.prefix, list(zip(before, after, strict=True))
+    try:
+        yield
+    finally:
+        backbone.prefix = previous
 
 
 def prefix_bank(backbone: Backbone, prompts: Tensor) -> PrefixBank:

@@ -109,6 +109,18 @@ _ALL = (
         grid=_LORA_GRID,
     ),
     MethodSpec(
+        "lora+prefix",
+        "a plain prefix and LoRA trained in one loop: the control of peml",
+        adapt={"method": "lora+prefix"},
+        grid=_LORA_GRID,
+    ),
+    MethodSpec(
+        "peml",
+        "a prefix from a network and LoRA trained in one loop (arXiv 2605.14055)",
+        adapt={"method": "peml"},
+        grid=_LORA_GRID,
+    ),
+    MethodSpec(
         "full", "fine-tuning of all weights, one copy of the model per task", adapt={"method": "full"}, grid=_FULL_GRID
     ),
 )

@@ -21,7 +21,7 @@ from clinprompt.prompts.files import read_file, tensor_digest, write_atomically
 from clinprompt.tasks.definition import TaskDefinition
 
 FORMAT_VERSION = 1
-ADAPTERS = ("lora", "prefix", "full")
+ADAPTERS = ("lora", "prefix", "full", "lora+prefix", "peml")
 """Methods whose task files hold what is trained inside the backbone."""
 FAMILY = ("mtl-lora", "multilora", "c-poly", "moelora", "mixlora", "loramoe")
 """Adapters that are learned for several tasks at once."""

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from clinprompt.adapters.bank import AdapterBank
-from clinprompt.adapters.files import description
+from clinprompt.adapters.files import JOINT, description
+from clinprompt.adapters.joint import phases
 from clinprompt.backbone.model import Backbone
 from clinprompt.backbone.presets import PromptPosition
 from clinprompt.errors import TrainingError
@@ -30,10 +31,10 @@ from clinprompt.training.learn import SourceTask, data_note, portable
 from clinprompt.training.loop import Fit, Problem, fit
 from clinprompt.training.processes import Processes
 from clinprompt.training.sampling import RowSampler
-from clinprompt.training.settings import AdaptSettings
+from clinprompt.training.settings import AdaptSettings, JointSettings
 from clinprompt.version import __version__
 
-SHARED = ("method", "mode", "lora", "prefix_length")  # settings that all rows of one training have in common
+SHARED = ("method", "mode", "lora", "prefix_length", "joint")  # settings that all rows of one training have in common
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,9 @@ def adapt(
         ),
         rates=rates,
         row_tasks=list(range(len(plans))),
+        phases=phases((first.settings.joint or JointSettings()).order, list(rates), loop.steps)
+        if room.method in JOINT
+        else {},
         select="bank" if first.settings.mode == "group" and room.method == "mpt" else "row",
     )
     run = _identity(backbone, origin, plans, examples, room)

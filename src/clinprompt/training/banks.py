@@ -9,23 +9,28 @@ import torch
 from torch import Tensor
 
 from clinprompt.adapters.bank import AdapterBank
+from clinprompt.adapters.files import JOINT
 from clinprompt.adapters.full import full_bank
 from clinprompt.adapters.lora import lora_bank
 from clinprompt.adapters.prefix import prefix_bank
+from clinprompt.architecture.network import Architecture
 from clinprompt.backbone.model import Backbone
 from clinprompt.backbone.presets import PromptPosition
 from clinprompt.errors import TrainingError
 from clinprompt.methods.mpt import OWN_SHARED, decomposed_rates, target_bank
+from clinprompt.methods.peml import joint_bank, rate_factor
 from clinprompt.methods.pt import prompt_rates
 from clinprompt.methods.spot import spot_bank
 from clinprompt.prompts.artifact import Metaprompt
 from clinprompt.prompts.bank import Bank, DirectBank
 from clinprompt.training.batching import TaskExamples
 from clinprompt.training.loop import prompt_loss
-from clinprompt.training.settings import AdaptSettings, Method
+from clinprompt.training.settings import AdaptSettings, JointSettings, Method
 from clinprompt.training.starts import first_prompts
 
 ON_METAPROMPT: tuple[Method, ...] = ("mpt", "spot")
+PREFIXES: tuple[Method, ...] = ("prefix", "lora+prefix", "peml")
+"""Methods that put keys and values before everything."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,9 @@ def method_of(settings: AdaptSettings, metaprompt: Metaprompt | None) -> Method:
     """
     method = settings.method or ("pt" if metaprompt is None else "mpt")
     if method in ON_METAPROMPT and metaprompt is None:
-        raise TrainingError(f"method {method} starts from a metaprompt; give one, or choose pt, prefix, lora or full.")
+        raise TrainingError(
+            f"method {method} starts from a metaprompt; give one, or choose pt, prefix, lora, lora+prefix, peml, full."
+        )
     return method
 
 
@@ -58,14 +65,30 @@ def room_for(
     method = method_of(settings, metaprompt)
     position = metaprompt.card.position if metaprompt else backbone.preset.prompt_position
     length = metaprompt.shared.shape[0] if metaprompt else prompt_length or backbone.preset.prompt_length
-    return Room(method, taken(backbone, settings, method, length), "front" if method == "prefix" else position)
+    return Room(method, taken(backbone, settings, method, length), "front" if method in PREFIXES else position)
 
 
 def taken(backbone: Backbone, settings: AdaptSettings, method: Method, prompt_length: int) -> int:
     """Positions of the context that a method takes: its prompt's or prefix's length, 0 for lora and full."""
     if method in ("lora", "full"):
         return 0
-    return (settings.prefix_length or backbone.preset.prompt_length) if method == "prefix" else prompt_length
+    if method not in PREFIXES:
+        return prompt_length
+    network = network_of(settings, method)
+    return settings.prefix_length or (network.length if network else backbone.preset.prompt_length)
+
+
+def network_of(settings: AdaptSettings, method: Method) -> Architecture | None:
+    """The network that produces a method's prefix; None for plain keys and values.
+
+    Raises TrainingError for an architecture that the method has no use for.
+    """
+    given = settings.joint.architecture if settings.joint else None
+    if method == "peml":
+        return given or Architecture()
+    if given is not None:
+        raise TrainingError(f"method {method} has no network: an architecture belongs to peml. Leave it out.")
+    return None
 
 
 def starting_bank(
@@ -89,11 +112,13 @@ def starting_bank(
         assert metaprompt is not None
         spot = spot_bank(metaprompt, _starts(backbone, metaprompt, settings, examples, "best")).to(backbone.device)
         return spot, prompt_rates(spot, rates)
-    if method in ("pt", "prefix"):
+    if method == "pt" or method in PREFIXES:
         initials, seen = [s.initial for s in settings], [e.train for e in examples]
         prompts = first_prompts(backbone, room.length, initials, seeds, seen)
         if method == "prefix":
             return _adapter(prefix_bank(backbone, prompts), rates)
+        if method in JOINT:
+            return _joint(backbone, prompts, settings, method, rates)
         free = DirectBank(prompts)
         return free, prompt_rates(free, rates)
     if method == "lora":
@@ -105,6 +130,16 @@ def starting_bank(
 def _adapter(bank: AdapterBank, rates: Tensor) -> tuple[Bank, dict[str, Tensor]]:
     """One learning rate per row for all its parameters."""
     return bank, {name: rates.clone() for name in bank.trainable()}
+
+
+def _joint(
+    backbone: Backbone, prompts: Tensor, settings: Sequence[AdaptSettings], method: Method, rates: Tensor
+) -> tuple[Bank, dict[str, Tensor]]:
+    first, seeds = settings[0], [s.seed for s in settings]
+    network, ratio = network_of(first, method), (first.joint or JointSettings()).prefix_ratio
+    lora = first.lora
+    bank = joint_bank(backbone, prompts, seeds, network, rank=lora.rank, alpha=lora.alpha, targets=lora.targets)
+    return bank, {name: rates * rate_factor(name, network, ratio) for name in bank.trainable()}
 
 
 def _starts(

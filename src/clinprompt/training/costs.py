@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from clinprompt.adapters.files import JOINT
 from clinprompt.adapters.lora import lora_parameters
 from clinprompt.adapters.prefix import prefix_parameters
 from clinprompt.backbone.model import Backbone
 from clinprompt.methods.mpt import stored_numbers
+from clinprompt.methods.peml import joint_kept, joint_parameters
+from clinprompt.training.banks import network_of
 from clinprompt.training.settings import AdaptSettings, Method
 
 STORED_BYTES = 4  # task files hold fp32
@@ -21,13 +24,19 @@ def trained_numbers(
         return tasks * lora_parameters(backbone, settings.lora.rank, settings.lora.targets)
     if method == "prefix":
         return tasks * prefix_parameters(backbone, length)
+    if method in JOINT:
+        network = network_of(settings, method)
+        return tasks * joint_parameters(backbone, length, network, settings.lora.rank, settings.lora.targets)
     return tasks * (backbone.parameters if method == "full" else length * backbone.width)
 
 
 def kept_numbers(backbone: Backbone, settings: AdaptSettings, method: Method, length: int, *, rank: int = 1) -> int:
-    """Numbers in one task's file. MPT collapses to one prompt, or keeps u and v; the others store what they train."""
+    """Numbers in one task's file. MPT collapses to one prompt, or keeps u and v; a network to its prefix; the others
+    store what they train."""
     if method == "mpt" and settings.mode != "vectors":
         return length * backbone.width
+    if method in JOINT:
+        return joint_kept(backbone, length, settings.lora.rank, settings.lora.targets)
     return trained_numbers(backbone, settings, method, length, rank=rank)
 
 

@@ -50,6 +50,7 @@ class Problem:
     normalise: Literal["row", "batch"] = "row"
     select: Literal["row", "bank"] = "row"
     distillation: Distillation | None = None
+    phases: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # parameter → steps [begin, end) it moves in
 
 
 @dataclass
@@ -142,16 +143,19 @@ def _train_step(
     active = (state.stopped_at < 0).nonzero().squeeze(1).tolist()
     picks = problem.sampler.step(state.step, active)
     state.optimiser.zero_grad()
-    losses = _accumulate(backbone, problem, settings, picks, processes)
+    losses = accumulate(backbone, problem, settings, picks, processes)
     state.tokens += sum(len(problem.tasks[p.task].train[p.example].ids) + problem.bank.length for p in picks)
     for parameter in state.optimiser.parameters.values():
         gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
         parameter.grad = processes.total(gradient)
     losses = processes.total(losses)
     taken = torch.tensor(sorted({p.row for p in picks}))
-    factor = settings.factor(state.step)
-    masks = {name: _mask(problem.bank, name, taken, len(rate)) for name, rate in state.rates.items()}
-    state.optimiser.step({name: rate * factor for name, rate in state.rates.items()}, masks)
+    factors = {name: _factor(problem, settings, name, state.step) for name in state.rates}
+    masks = {
+        name: _mask(problem.bank, name, taken if factors[name] is not None else taken[:0], len(rate))
+        for name, rate in state.rates.items()
+    }
+    state.optimiser.step({name: rate * (factors[name] or 0.0) for name, rate in state.rates.items()}, masks)
     state.history[state.step, taken] = losses[taken].float()
     mean = float(losses[taken].mean()) if problem.normalise == "row" else float(losses.sum())
     if not math.isfinite(mean):
@@ -162,7 +166,16 @@ def _train_step(
     return mean
 
 
-def _accumulate(
+def _factor(problem: Problem, settings: LoopSettings, name: str, step: int) -> float | None:
+    """Learning-rate factor of a parameter; a phase has a schedule of its own, and outside it nothing moves (None)."""
+    if name not in problem.phases:
+        return settings.factor(step)
+    begin, end = problem.phases[name]
+    inside = begin <= step < end
+    return settings.model_copy(update={"steps": end - begin}).factor(step - begin) if inside else None
+
+
+def accumulate(
     backbone: Backbone, problem: Problem, settings: LoopSettings, picks: Sequence[Pick], processes: Processes
 ) -> Tensor:
     """Gradients of this process's micro-batches; returns its part of every row's loss (R,)."""

@@ -12,13 +12,23 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
+from clinprompt.adapters.joint import Order
+from clinprompt.architecture.network import Architecture
 from clinprompt.backbone.presets import PromptPosition
 from clinprompt.errors import TrainingError
 
 S = TypeVar("S", bound=BaseModel)
-Method = Literal["mpt", "pt", "spot", "prefix", "lora", "full"]
+Method = Literal["mpt", "pt", "spot", "prefix", "lora", "full", "lora+prefix", "peml"]
 Mode = Literal["full", "vectors", "group", "shared"]
 
 
@@ -122,6 +132,27 @@ class LoraSettings(BaseModel):
     )
 
 
+class JointSettings(BaseModel):
+    """A prefix and LoRA together: `lora+prefix` and `peml` (arXiv 2605.14055)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    order: Order = Field(
+        default="parallel",
+        description="parallel: one loop moves both (Algorithm 1); sequential: the prefix in the first half of the "
+        "steps, LoRA in the second",
+    )
+    prefix_ratio: float | None = Field(
+        default=None,
+        gt=0,
+        description="learning rate of the prefix over LoRA's; default: 10 for plain keys and values, 1 for a network "
+        "[O]",
+    )
+    architecture: Architecture | None = Field(
+        default=None, description="of peml: the network that produces the prefix; default: one tanh bottleneck"
+    )
+
+
 class AdaptSettings(BaseModel):
     """The target side: which method, what it trains and where it starts."""
 
@@ -140,7 +171,12 @@ class AdaptSettings(BaseModel):
         "spot",
     )
     lora: LoraSettings = LoraSettings()
-    prefix_length: int | None = Field(default=None, ge=1, description="of prefix; default: the preset's prompt length")
+    prefix_length: int | None = Field(
+        default=None,
+        ge=1,
+        description="of prefix and lora+prefix; default: the preset's prompt length; of peml: its architecture's",
+    )
+    joint: JointSettings | None = Field(default=None, description="of lora+prefix and peml; default: its defaults")
     initial: str = Field(
         default="vocabulary",
         description="where pt and prefix start: vocabulary, text: …, practised, or a prompt file",
@@ -157,6 +193,14 @@ class AdaptSettings(BaseModel):
     window: int | None = Field(default=None, ge=16)
     loop: LoopSettings = LoopSettings(steps=200, batch_size=16, evaluate_every=25, patience=0)
     seed: int = 0
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A method without `joint` is described as before there was one: identities of runs hang on it."""
+        found: dict[str, Any] = handler(self)
+        if found.get("joint", ...) is None:
+            del found["joint"]
+        return found
 
 
 def load_settings(kind: type[S], path: Path | None, overrides: dict[str, Any] | None = None) -> S:
