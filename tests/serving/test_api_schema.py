@@ -13,6 +13,7 @@ from clinprompt.serving.settings import ServerSettings
 from tests.models import tiny
 from tests.serving.world import folder_of_tasks, service_on
 
+positive_data_acceptance = pytest.importorskip("schemathesis.specs.openapi.checks").positive_data_acceptance
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed (extra: dev)")
 
 
@@ -37,7 +38,8 @@ def check_all(tmp_path: Path, examples: int) -> int:
             def check(case: schemathesis.Case) -> None:
                 nonlocal sent
                 sent += 1
-                case.call_and_validate(session=client)
+                # Documents may be too long, or lack what a task needs: a schema cannot say so.
+                case.call_and_validate(session=client, excluded_checks=[positive_data_acceptance])
 
             check()
         assert "clinprompt_defects_total 0.0" in client.get("/metrics").text

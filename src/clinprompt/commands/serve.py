@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import logging
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +18,7 @@ from clinprompt.commands.output import print_json, remark, say
 from clinprompt.errors import BackboneError, TaskError
 
 if TYPE_CHECKING:
+    from clinprompt.serving.batching import BatchLimits
     from clinprompt.serving.engine import Engine
 
 NETWORK, LIMITS = "Network", "Limits"
@@ -22,10 +27,15 @@ ENGINES = ("transformers", "vllm")
 
 def serve(
     tasks: Annotated[Path, typer.Option(help="Folder of task files; each is served under its file's name.")],
-    engine: Annotated[str, typer.Option(help="transformers: in this process. vllm: a running vLLM, see --url.")] = (
+    engine: Annotated[str, typer.Option(help="transformers: in this process. vllm: a vLLM server with --baked.")] = (
         "transformers"
     ),
-    url: Annotated[str | None, typer.Option(help="vllm: where it answers, e.g. http://127.0.0.1:8001.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="vllm: where one answers, e.g. http://127.0.0.1:8001; default: one is started.")
+    ] = None,
+    baked: Annotated[
+        Path | None, typer.Option(help="vllm: the baked model it has loaded (see `clinprompt bake`).")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=NETWORK)] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, rich_help_panel=NETWORK)] = 8000,
     api_keys: Annotated[
@@ -73,6 +83,7 @@ def serve(
     """
     _require_extra()
     from clinprompt.serving.app import create_app
+    from clinprompt.serving.batching import BatchLimits
     from clinprompt.serving.middleware import LOCAL_HOSTS
     from clinprompt.serving.running import Address, bound, log_to_stderr, require_safe, server
     from clinprompt.serving.service import Service
@@ -92,22 +103,66 @@ def serve(
     )
     log_to_stderr(logging.WARNING if quiet else logging.INFO)
     choice = o.ModelChoice(backbone, dtype, device, quantise, autocast)
-    made = _engine(engine, url, tasks, choice, max_batch, max_queue)
-    service = Service.of_folder(tasks, made, settings, keys=api_keys, audit=audit, metaprompts=tuple(metaprompt or ()))
-    remark(f"{address.url}/docs · tasks of {tasks} · Ctrl-C finishes what was accepted", quiet)
-    server(create_app(service), address).run(sockets=[listening])
+    limits = BatchLimits(rows=max_batch, waiting=max_queue)
+    with _engine(engine, url, baked, tasks, choice, limits) as made:
+
+        async def run() -> None:
+            service = Service.of_folder(
+                tasks, await made(), settings, keys=api_keys, audit=audit, metaprompts=tuple(metaprompt or ())
+            )
+            remark(f"{address.url}/docs · tasks of {tasks} · Ctrl-C finishes what was accepted", quiet)
+            await server(create_app(service), address).serve(sockets=[listening])
+
+        asyncio.run(run())
 
 
-def _engine(name: str, url: str | None, tasks: Path, choice: o.ModelChoice, max_batch: int, max_queue: int) -> Engine:
-    from clinprompt.serving.batching import BatchLimits
-    from clinprompt.serving.transformers_engine import TransformersEngine
-
+@contextmanager
+def _engine(
+    name: str, url: str | None, baked: Path | None, tasks: Path, choice: o.ModelChoice, limits: BatchLimits
+) -> Iterator[Callable[[], Awaitable[Engine]]]:
+    """How the engine is made in the server's event loop, and what must run beside it."""
     if name not in ENGINES:
         raise TaskError(f"--engine {name}: known are {' and '.join(ENGINES)}.")
-    if url is not None:
-        raise TaskError("--url belongs to --engine vllm.")
-    limits = BatchLimits(rows=max_batch, waiting=max_queue)
-    return TransformersEngine(choice.load(choice.name or _backbone_of(tasks)), limits)
+    if name == "transformers":
+        if url is not None or baked is not None:
+            raise TaskError("--url and --baked belong to --engine vllm.")
+        yield _in_process(tasks, choice, limits)
+        return
+    if baked is None:
+        raise TaskError("--engine vllm needs --baked FOLDER; make one with `clinprompt bake TASKFILE... --out FOLDER`.")
+    with _vllm(url, baked, limits) as made:
+        yield made
+
+
+def _in_process(tasks: Path, choice: o.ModelChoice, limits: BatchLimits) -> Callable[[], Awaitable[Engine]]:
+    from clinprompt.serving.transformers_engine import TransformersEngine
+
+    model = choice.load(choice.name or _backbone_of(tasks))
+
+    async def made() -> Engine:
+        return TransformersEngine(model, limits)
+
+    return made
+
+
+@contextmanager
+def _vllm(url: str | None, baked: Path, limits: BatchLimits) -> Iterator[Callable[[], Awaitable[Engine]]]:
+    """Over a vLLM server that is there, or over one that lives as long as this command."""
+    from clinprompt.serving import vllm_server
+    from clinprompt.serving.vllm_engine import connect
+
+    own = None if url is not None else vllm_server.start(baked)
+    key = os.environ.get("VLLM_API_KEY") if own is None else None
+
+    async def made() -> Engine:
+        address = own.url if own is not None else str(url)
+        return await connect(baked, address, api_key=key, waiting=limits.waiting, reloads=own is not None)
+
+    try:
+        yield made
+    finally:
+        if own is not None:
+            own.stop()
 
 
 def _backbone_of(folder: Path) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from clinprompt.backbone.encoding import Encoded, encode, target_tokens
 from clinprompt.backbone.model import Backbone, LayerStates
 from clinprompt.backbone.prefix_cache import PrefixCache
-from clinprompt.errors import BackboneError, TaskError, unknown_name
+from clinprompt.errors import ArtifactError, BackboneError, TaskError, unknown_name
 from clinprompt.evaluation.answerer import of_task
 from clinprompt.prompts.artifact import TaskPrompt, backbone_note
 from clinprompt.serving.batching import Batcher, BatchLimits, Ticket, Written
@@ -100,6 +100,11 @@ class TransformersEngine:
     # -- tasks ------------------------------------------------------------------------------------------------------
 
     async def add(self, name: str, file: TaskPrompt) -> ServedTask:
+        if file.is_adapter:
+            raise ArtifactError(
+                f"task {name}: holds {file.card.method}, trained inside the backbone, which cannot share a batch with "
+                "other tasks. Serve a soft prompt (--method mpt or pt), or answer with `clinprompt predict`."
+            )
         task = await self._desk.run(lambda: self._prepared(name, file))
         if file.card.position != "end":
             cache, prompt = PrefixCache(self._inner), file.prompt.to(self._backbone.device)
