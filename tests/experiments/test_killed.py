@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -84,7 +85,7 @@ def test_a_worker_killed_on_a_ray_cluster(tmp_path: Path) -> None:
         rows=8,
         threads=1,
     )
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         sweep = Sweep(setup.bench(), ResultsFile(tmp_path / "r.jsonl"), setup.rows)
         killed: list[int] = []

@@ -7,6 +7,7 @@ this process only.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -122,7 +123,7 @@ class OnRay:
             raise TrainingError("--executor ray needs Ray: pip install 'clinprompt[ray]'.") from None
         ours = not ray.is_initialized()
         if ours:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         try:
             yield ray
         finally:
