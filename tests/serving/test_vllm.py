@@ -20,13 +20,21 @@ from clinprompt.backbone.model import Backbone, load_backbone
 from clinprompt.corpora.sample.suite import SampleTask, sample_suite
 from clinprompt.evaluation.answerer import of_task
 from clinprompt.evaluation.decoding import Decoder
-from clinprompt.prompts.artifact import TaskPrompt, load_metaprompt, load_task, packaged_metaprompt, save_task
+from clinprompt.prompts.artifact import (
+    TaskPrompt,
+    backbone_note,
+    load_metaprompt,
+    load_task,
+    packaged_metaprompt,
+    save_task,
+)
 from clinprompt.serving import bake as baking
 from clinprompt.serving.baked import open_baked
 from clinprompt.serving.engine import Question, Sampling
 from clinprompt.serving.predicting import answer, ask
 from clinprompt.serving.vllm_engine import VllmEngine, connect
 from clinprompt.serving.vllm_server import PYTHON_VARIABLE, VllmServer, start
+from clinprompt.tasks.definition import TaskDefinition
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 HITS, QUERIES = "vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total"
@@ -49,9 +57,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     place = tmp_path_factory.mktemp("vllm")
     backbone, meta = load_backbone("embedded"), load_metaprompt(packaged_metaprompt())
     files = {}
+    # Whether the metaprompt was learned on exactly these weights does not matter here: any prompts will do.
+    card = meta.card.model_copy(update={"kind": "task", "backbone": backbone_note(backbone), "metrics": {}, "data": ()})
     for row, name in enumerate(meta.names):
-        given = {"kind": "task", "tasks": (meta.card.tasks[row],), "answer_limit": (24,), "metrics": {}, "data": ()}
-        files[name] = TaskPrompt({"prompt": meta.prompt(name)}, meta.card.model_copy(update=given))
+        own = card.model_copy(update={"tasks": (meta.card.tasks[row],), "answer_limit": (24,)})
+        files[name] = TaskPrompt({"prompt": meta.prompt(name)}, own)
     table = backbone.model.get_input_embeddings().weight
     rows = torch.randint(100, len(table), (LONG,), generator=torch.Generator().manual_seed(0))
     files["long"] = TaskPrompt({"prompt": table[rows].clone()}, files[meta.names[0]].card)
@@ -70,6 +80,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @cache
 def synthetic() -> list[SampleTask]:
     return sample_suite(train=8, validation=4, test=4)
+
+
+def definition(data: SampleTask) -> TaskDefinition:
+    return TaskDefinition.model_validate(data.definition)
 
 
 def notes(count: int) -> list[str]:
@@ -92,17 +106,19 @@ def test_ten_tasks_in_one_mixed_batch_are_token_for_token_the_soft_prompts(world
         engine, baked = await opened(world), open_baked(world.folder)
         names = [name for name in baked.manifest.names if name != "long"]
         assert len(names) == 10
-        asked = [(name, f"Find: all of it.\nText: {note}\nAnswer:") for note in notes(4) for name in names]
+        # With the cue an answer is short, without it the text goes on.
+        cues = ("\nAnswer:", "")
+        asked = [(name, f"Text: {note}{cues[i % 2]}") for i, note in enumerate(notes(4)) for name in names]
         common = {"model": engine._served, "add_special_tokens": False, "max_tokens": 24, "temperature": 0}
         said = await asyncio.gather(
             *(engine.client.complete(common | {"prompt": baked.ids(name, source)}) for name, source in asked)
         )
-        different = 0
+        answers = set()
         for (name, source), found in zip(asked, said, strict=True):
             ids = found.ids[:-1] if found.finish == "stop" else found.ids
             assert ids == soft(world, name, source, 24)
-            different += len(set(ids)) > 1
-        assert different > 20  # answers worth comparing
+            answers.add(tuple(ids))
+        assert len(answers) > 10 and sum(map(len, answers)) > 100  # worth comparing
         text = await engine.client.complete(common | {"prompt": baked.prompt(*asked[0]), "add_special_tokens": True})
         assert text.ids == said[0].ids  # the same request as text
         await engine.close()
@@ -113,14 +129,14 @@ def test_ten_tasks_in_one_mixed_batch_are_token_for_token_the_soft_prompts(world
 def test_predictions_are_those_of_the_offline_path(world: World) -> None:
     async def main() -> None:
         engine = await opened(world)
-        by_type = {data.definition.type: data for data in synthetic()}
+        by_type = {task.type: (task, data) for data in synthetic() if (task := definition(data))}
         compared = 0
         for name, file in world.files.items():
-            data = by_type.get(file.task.type)
-            if data is None or name not in open_baked(world.folder).manifest.names:
+            if file.task.type not in by_type or name not in open_baked(world.folder).manifest.names:
                 continue
-            who = of_task(world.backbone, file, data.definition)
-            card = file.card.model_copy(update={"tasks": (data.definition,)})
+            defined, data = by_type[file.task.type]
+            who = of_task(world.backbone, file, defined)
+            card = file.card.model_copy(update={"tasks": (defined,)})
             task = await engine.add(name, TaskPrompt(file.tensors, card))
             records = data.splits["test"][:2]
             for record, offline in zip(records, who.answers(records), strict=True):
@@ -157,10 +173,10 @@ def test_new_tokens_are_not_said_whatever_the_temperature(world: World) -> None:
         common = {"model": engine._served, "prompt": ids, "add_special_tokens": False, "max_tokens": 32}
         greedy = await engine.client.complete(common | {"temperature": 0})
         # `top_k: 1` of generation_config.json is the server's default, so even a hot request is answered greedily.
-        hot = await engine.client.complete(common | {"temperature": 5.0, "seed": 1})
+        hot = await engine.client.complete(common | {"temperature": 2.0, "seed": 1})
         assert hot.ids == greedy.ids
         task = await engine.add("long", world.files["long"])
-        sampling = Sampling(temperature=5.0, seed=1)
+        sampling = Sampling(temperature=2.0, seed=1)
         sampled = await engine.answer(Question(task, "Text: a note.\nAnswer:", limit=64, sampling=sampling))
         assert "<|task" not in sampled.text and len(sampled.pieces) > 5
         open_ = await asyncio.gather(

@@ -167,7 +167,10 @@ def _refuse(status: int, url: str) -> NoReturn:
     if status in (429, 503):
         raise EngineBusy()
     if status in (400, 413, 422):
-        raise TaskError("the vLLM server refused a request: prompt, source and answer are too long for its context.")
+        raise TaskError(
+            f"the vLLM server refused a request (status {status}): it is too long for its context, or samples with a "
+            "setting it does not take (a temperature above 2)."
+        )
     if status in (401, 403):
         raise EngineClosed(f"the vLLM server at {url} wants an API key.")
     raise EngineClosed(f"the vLLM server at {url} answered with status {status}.")
