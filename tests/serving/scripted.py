@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clinprompt.backbone.model import Backbone
-from clinprompt.prompts.artifact import save_task
+from clinprompt.prompts.artifact import TaskPrompt, save_task
 from clinprompt.serving.engine import Generated, Piece, Question
 from clinprompt.serving.transformers_engine import TransformersEngine
 from tests.models import tiny
@@ -23,8 +23,8 @@ ANSWERS = {
     "Problem: stroke",
     "problems-2": "Problem: severe left ... knee pain; Drug: aspirin; Dose: 100 mg daily; Drug: heart failure; Drug: "
     "Ibuprofen; Problem: gastric bleeding; Problem: fever",
-    "reasons": "Drug: aspirin | given for | Problem: chronic heart failure; Drug: Ibuprofen | causes | Problem: gastric "
-    "bleeding",
+    "reasons": "Drug: aspirin | given for | Problem: chronic heart failure; Drug: Ibuprofen | causes | "
+    "Problem: gastric bleeding",
     "summary": "A woman with heart failure takes aspirin; ibuprofen was stopped after gastric bleeding.",
     "summary-2": "A woman takes aspirin for heart failure and had gastric bleeding.",
 }
@@ -68,5 +68,7 @@ def scripted_folder(place: Path, backbone: Backbone | None = None) -> Path:
     folder = place / "tasks"
     folder.mkdir(exist_ok=True)
     for name, file in files.items():
-        save_task(file, folder / f"{name}.safetensors")
+        # One window a note, so that each task is asked once.
+        card = file.card.model_copy(update={"settings": {"target_reserve": 64, "window": 1000}})
+        save_task(TaskPrompt(file.tensors, card), folder / f"{name}.safetensors")
     return folder

@@ -51,6 +51,12 @@ def serve(
         Path | None, typer.Option(help="Write who asked which task when (inputs as keyed hashes) to this file.")
     ] = None,
     fixed: Annotated[bool, typer.Option("--fixed", help="Tasks change in the folder only, not over HTTP.")] = False,
+    no_teach: Annotated[
+        bool, typer.Option("--no-teach", help="No task can be taught from the page or the API.")
+    ] = False,
+    teach_notes: Annotated[
+        Path | None, typer.Option(help="Keep taught notes in this folder; default: they are forgotten.")
+    ] = None,
     metaprompt: o.Metaprompts = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Answers under way at once.", rich_help_panel=LIMITS)] = 64,
     max_queue: Annotated[
@@ -67,10 +73,11 @@ def serve(
     autocast: o.Autocast = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Serve a folder of task files over HTTP: predictions, OpenAI's API, metrics.
+    """Serve a folder of task files over HTTP: a page, predictions, OpenAI's API, metrics.
 
     All tasks share one frozen model and its batches. Put a task file into the folder (or PUT it) and it is served
-    within seconds; remove it and it is gone; no request is dropped. Only this machine is served unless --host
+    within seconds; remove it and it is gone; no request is dropped. The page at / reads notes with these tasks, and
+    teaches new ones from a handful of notes. Only this machine is served unless --host
     says otherwise, and then only with --api-keys and TLS. No text of a request is logged.
 
     \b
@@ -88,6 +95,7 @@ def serve(
     from clinprompt.serving.running import Address, bound, log_to_stderr, require_safe, server
     from clinprompt.serving.service import Service
     from clinprompt.serving.settings import ServerSettings
+    from clinprompt.serving.teaching import TeachSettings
 
     address = Address(host, port, tls_cert, tls_key)
     require_safe(address, keys=api_keys is not None, insecure=insecure_http)
@@ -101,6 +109,7 @@ def serve(
         hosts=LOCAL_HOSTS if api_keys is None else (),
         manage=not fixed,
     )
+    teach = TeachSettings(allowed=not no_teach, keep=teach_notes, metaprompts=tuple(metaprompt or ()))
     log_to_stderr(logging.WARNING if quiet else logging.INFO)
     choice = o.ModelChoice(backbone, dtype, device, quantise, autocast)
     limits = BatchLimits(rows=max_batch, waiting=max_queue)
@@ -110,8 +119,8 @@ def serve(
             service = Service.of_folder(
                 tasks, await made(), settings, keys=api_keys, audit=audit, metaprompts=tuple(metaprompt or ())
             )
-            remark(f"{address.url}/docs · tasks of {tasks} · Ctrl-C finishes what was accepted", quiet)
-            await server(create_app(service), address).serve(sockets=[listening])
+            remark(f"{address.url} · {address.url}/docs · tasks of {tasks} · Ctrl-C finishes what was accepted", quiet)
+            await server(create_app(service, teach), address).serve(sockets=[listening])
 
         asyncio.run(run())
 

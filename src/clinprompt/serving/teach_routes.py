@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 
 from clinprompt.errors import TaskError
 from clinprompt.records import Entity, Record
@@ -29,14 +29,20 @@ def router(service: Service, teacher: Teacher) -> APIRouter:
         return teacher.about()
 
     @routes.post("", status_code=202, responses=responses(*ALWAYS), dependencies=[Depends(manages)])
-    async def teach(asked: TeachRequest) -> Lesson:
+    async def teach(asked: TeachRequest, request: Request) -> Lesson:
         """Begin to learn a task; ask for the lesson by its id until it is done. The notes are kept in memory only
         (unless the operator named a folder for them) and forgotten when the lesson ends."""
         if asked.name in service.engine.tasks():
             raise TaskError("name: a task of this name is served. Choose another name, or remove that task first.")
         task = definition_of(asked)
         records = records_of(asked, teacher)
-        return teacher.start(task, records, steps=asked.steps, score=asked.score)
+        begun = teacher.start(task, records, steps=asked.steps, score=asked.score)
+        if service.audit is not None:
+            key, texts = getattr(request.state, "key", "-"), [record.text for record in records]
+            service.audit.write(
+                request=request.state.request_id, key=key, tasks=[task.name], inputs=texts, outcome="taught"
+            )
+        return begun
 
     @routes.get("/{lesson}", responses=responses(*ALWAYS, 404), dependencies=[Depends(manages)])
     async def lesson(lesson: str, since: Annotated[int, Query(ge=0)] = 0) -> Lesson:

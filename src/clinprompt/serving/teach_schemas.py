@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Kind = Literal["entities", "labels"]
 State = Literal["learning", "scoring", "done", "failed", "cancelled"]
-Label = Annotated[str, StringConstraints(min_length=1, max_length=60, strip_whitespace=True)]
+# A label is written in answers, where ; : | and line breaks separate.
+Label = Annotated[str, StringConstraints(max_length=60, strip_whitespace=True, pattern=r"^[^\n;:|]+$")]
 Place = Annotated[int, Field(ge=0)]
 
 

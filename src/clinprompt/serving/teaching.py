@@ -235,8 +235,8 @@ class Teacher:
         found = adapt(self._backbone, self._metaprompt, plans, progress=told)
         file = found.tasks[0]
         if not folds:
-            lesson.reason = "No score: it takes two notes, one to learn from and one to be asked about."
-            lesson.reason = lesson.reason if scored else None
+            if scored:
+                lesson.reason = "No score: it takes two notes, one to learn from and one to be asked about."
             return file
         lesson.state = "scoring"
         lesson.score = self._score(going, found, records, folds)

@@ -35,32 +35,41 @@ function colours(answers) {
   return of;
 }
 
-/** Entities of an answer as items of a highlighted text. */
-export function itemsOf(answer, hues, several = false) {
-  return answer.entities.map((entity) => ({
-    id: entity.id, type: entity.type, hue: hues(entity.type), spans: entity.spans,
-    note: [several ? answer.task : "", entity.confidence === undefined ? "" : `confidence ${percent(entity.confidence)}`].filter(Boolean).join(", "),
-  }));
-}
-
-/** Relations of an answer between items; `offset`: where its entities begin among the items. */
-export function relationsOf(answer, hues, offset = 0) {
-  const place = new Map(answer.entities.map((entity, index) => [entity.id, index + offset]));
-  return (answer.relations || [])
-    .map((one) => ({ type: one.type, head: place.get(one.head), tail: place.get(one.tail), hue: hues(`relation ${one.type}`) }))
-    .filter((one) => one.head !== undefined && one.tail !== undefined);
+/**
+ * Entities of answers as items of a highlighted text, and relations between the items. What several tasks found alike is
+ * one item, which names them.
+ */
+export function marksOf(answers, hues) {
+  const items = [];
+  const known = new Map();
+  const relations = [];
+  for (const answer of answers) {
+    const own = new Map();
+    for (const entity of answer.entities) {
+      const key = JSON.stringify([entity.type, entity.spans]);
+      if (!known.has(key)) {
+        known.set(key, items.length);
+        items.push({ type: entity.type, hue: hues(entity.type), spans: entity.spans, note: "", key });
+      }
+      own.set(entity.id, known.get(key));
+      const sure = entity.confidence === undefined ? "" : `confidence ${percent(entity.confidence)}`;
+      const note = [answers.length > 1 ? answer.task : "", sure].filter(Boolean).join(" ");
+      const item = items[known.get(key)];
+      item.note = [item.note, note].filter(Boolean).join(", ");
+    }
+    for (const one of answer.relations || []) {
+      const [head, tail] = [own.get(one.head), own.get(one.tail)];
+      if (head !== undefined && tail !== undefined) relations.push({ type: one.type, head, tail, hue: hues(`relation ${one.type}`) });
+    }
+  }
+  return { items, relations };
 }
 
 function inPlace(text, answers, hues) {
   const shown = new Set(answers.map((answer) => answer.task));
   const place = el("div");
   const draw = () => {
-    const items = [];
-    const relations = [];
-    for (const answer of answers.filter((one) => shown.has(one.task))) {
-      relations.push(...relationsOf(answer, hues, items.length));
-      items.push(...itemsOf(answer, hues, answers.length > 1));
-    }
+    const { items, relations } = marksOf(answers.filter((one) => shown.has(one.task)), hues);
     place.replaceChildren(withArcs(highlighted(text, items), relations));
   };
   const switches = answers.length < 2 ? null : el("p", { class: "row" }, answers.map((answer) => {
@@ -118,7 +127,7 @@ export function bars(probabilities) {
 
 function summary(answer, source) {
   return el("section", { class: "card", "aria-label": answer.task }, el("h2", {}, answer.task),
-    el("div", { class: "columns" }, el("div", {}, el("h3", {}, "Summary"), el("p", { class: "text" }, answer.summary || "no summary")), el("div", {}, el("h3", {}, "Source"), el("p", { class: "text source" }, source))));
+    el("div", { class: "columns" }, el("div", {}, el("h3", {}, "Summary"), el("p", { class: "text plain-text" }, answer.summary || "no summary")), el("div", {}, el("h3", {}, "Source"), el("p", { class: "text plain-text source" }, source))));
 }
 
 /** What the model said that is not in the note, or follows no format. */

@@ -28,30 +28,44 @@ function draw(box, layer, relations) {
   }
 }
 
-/** The middle of the upper edge of an item's first fragment. */
+/** Where an item's first fragment can be tied to: its middle, its upper and its lower edge. */
 function anchor(box, frame, item) {
   const mark = [...box.querySelectorAll("mark.in")].find((node) => node.dataset.items.split(" ").includes(String(item)));
   const rect = mark?.getClientRects()[0];
-  return rect ? { x: rect.left - frame.left + rect.width / 2, y: rect.top - frame.top + 2 } : null;
+  return rect ? { x: rect.left - frame.left + rect.width / 2, top: rect.top - frame.top + 1, bottom: rect.bottom - frame.top + 1 } : null;
 }
 
 /** Arcs over the same stretch of a line do not lie on one another. */
 function level(rise, from, to) {
-  const key = `${Math.round(from.y)} ${Math.round(to.y)} ${Math.round((from.x + to.x) / 60)}`;
+  const key = `${Math.round(from.top)} ${Math.round(to.top)}`;
   const found = rise.get(key) || 0;
   rise.set(key, found + 1);
-  return found;
+  return found % 3;
 }
 
+const same = (from, to) => Math.abs(from.top - to.top) < 8;
+
 function arc(from, to, relation, tip, step) {
-  const same = Math.abs(from.y - to.y) < 6;
-  const high = (same ? 12 + Math.min(10, Math.abs(to.x - from.x) * 0.03) : 14) + 7 * step;
-  const top = Math.max(0, Math.min(from.y, to.y) - high * 1.33);
-  const path = same
-    ? `M${from.x} ${from.y}C${from.x} ${top} ${to.x} ${top} ${to.x} ${to.y}`
-    : `M${from.x} ${from.y}C${from.x} ${from.y - high * 1.6} ${to.x} ${to.y - high * 1.6} ${to.x} ${to.y}`;
-  const middle = { x: (from.x + to.x) / 2, y: same ? (from.y + 3 * top) / 4 : (from.y + to.y) / 2 - high * 1.2 };
+  const { path, label } = same(from, to) ? bow(from, to, step) : steps(from, to, step);
   return svg("g", { style: { "--own": `var(--hue-${relation.hue})` } },
     svg("path", { d: path, "marker-end": `url(#${tip})` }),
-    svg("text", { x: middle.x, y: middle.y, "text-anchor": "middle", "dominant-baseline": "middle" }, relation.type));
+    svg("text", { x: label.x, y: label.y, "text-anchor": "middle", "dominant-baseline": "middle" }, relation.type));
+}
+
+/** On one line: a bow over the words. */
+function bow(from, to, step) {
+  const high = Math.max(2, Math.min(from.top, to.top) - 22 - 7 * step);
+  return { path: `M${from.x} ${from.top}C${from.x} ${high} ${to.x} ${high} ${to.x} ${to.top}`, label: { x: (from.x + to.x) / 2, y: (from.top + 3 * high) / 4 } };
+}
+
+/** From line to line: along the space over the lower line, so that no word is crossed on neighbouring lines. */
+function steps(from, to, step) {
+  const lower = from.top > to.top ? from : to;
+  const along = lower.top - 11 - 5 * step;
+  const leave = from === lower ? from.top : from.bottom;
+  const arrive = to === lower ? to.top : to.bottom;
+  const bend = Math.min(6, Math.abs(to.x - from.x) / 2) * Math.sign(to.x - from.x);
+  const [down, further] = [Math.sign(along - leave) * 6, Math.sign(arrive - along) * 6];
+  const path = `M${from.x} ${leave}V${along - down}Q${from.x} ${along} ${from.x + bend} ${along}H${to.x - bend}Q${to.x} ${along} ${to.x} ${along + further}V${arrive}`;
+  return { path, label: { x: (from.x + to.x) / 2, y: along } };
 }

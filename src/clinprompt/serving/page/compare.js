@@ -3,7 +3,7 @@
 import { el, field } from "./dom.js";
 import { highlighted } from "./highlight.js";
 import { withArcs } from "./arcs.js";
-import { itemsOf, relationsOf, table } from "./answers.js";
+import { marksOf, table } from "./answers.js";
 
 const kind = (answer) => (answer.entities ? "entities" : answer.summary !== undefined ? "summary" : "value");
 
@@ -38,9 +38,12 @@ function entities(text, a, b, hues) {
   const retyped = a.entities.filter((entity) => !other.has(key(entity)) && spans.has(JSON.stringify(entity.spans))).length;
   const said = `${same} the same, ${own.size - same} only left, ${other.size - same} only right` + (retyped ? `; ${retyped} of them in the same place with another type` : "");
   const column = (answer, others) => {
-    const items = itemsOf(answer, hues).map((item, index) => ({ ...item, differs: !others.has(key(answer.entities[index])) }));
-    for (const item of items) if (item.differs) item.note = [item.note, "only here"].filter(Boolean).join(", ");
-    return el("div", {}, el("h3", {}, answer.task), withArcs(highlighted(text, items), relationsOf(answer, hues)));
+    const { items, relations } = marksOf([answer], hues);
+    for (const item of items) {
+      item.differs = !others.has(item.key);
+      if (item.differs) item.note = [item.note, "only here"].filter(Boolean).join(", ");
+    }
+    return el("div", {}, el("h3", {}, answer.task), withArcs(highlighted(text, items), relations));
   };
   return [el("p", {}, said, ". ", el("span", { class: "tag differs", "data-tag": "Only here" })), el("div", { class: "columns" }, column(a, other), column(b, own))];
 }
@@ -61,7 +64,7 @@ function values(a, b) {
 function summaries(a, b) {
   const [left, right] = [a.summary.split(/(\s+)/), b.summary.split(/(\s+)/)];
   const kept = common(left, right);
-  const column = (answer, parts, common_) => el("div", {}, el("h3", {}, answer.task), el("p", { class: "text" }, parts.map((part, index) => (common_.has(index) || !part.trim() ? part : el("mark", { class: "word differs" }, part)))));
+  const column = (answer, parts, common_) => el("div", {}, el("h3", {}, answer.task), el("p", { class: "text plain-text" }, parts.map((part, index) => (common_.has(index) || !part.trim() ? part : el("mark", { class: "word differs" }, part)))));
   return [el("p", { class: "quiet" }, "Words that only one of them says are marked."), el("div", { class: "columns" }, column(a, left, kept.left), column(b, right, kept.right))];
 }
 

@@ -12,7 +12,7 @@ export class Marker {
     this.text = new Text(text);
     this.marks = []; // {type, spans}
     this.pending = null; // the span that the next label is for
-    this.word = 0;
+    this.word = -1; // before the first
     this.from = 0;
     this.labels = labels;
     this.changed = changed;
@@ -87,7 +87,8 @@ export class Marker {
     const pending = span && this.text.trimmed(span);
     if (!pending) return;
     this.pending = pending;
-    this.word = this.from = Math.max(0, this.words.findIndex(([, end]) => end > pending[0]));
+    this.from = Math.max(0, this.words.findIndex(([, end]) => end > pending[0]));
+    this.word = Math.max(this.from, this.words.findLastIndex(([start]) => start < pending[1]));
     getSelection().removeAllRanges();
     this.draw();
     this.announce(`Selected: ${this.text.slice(...pending)}`);
@@ -107,8 +108,7 @@ export class Marker {
   }
 
   move(step, more) {
-    // The first key goes to the first word, not to the second.
-    if (this.pending) this.word = Math.min(this.words.length - 1, Math.max(0, this.word + step));
+    this.word = Math.min(this.words.length - 1, Math.max(0, this.word + step));
     if (!more) this.from = this.word;
     const [first, last] = [Math.min(this.from, this.word), Math.max(this.from, this.word)];
     this.pending = [this.words[first][0], this.words[last][1]];

@@ -51,7 +51,7 @@ export function teachPart(panel, page) {
 
   function add(texts) {
     page.clear();
-    for (const text of texts.map((one) => one.replace(/\s+$/u, "")).filter(Boolean)) {
+    for (const text of texts.map((one) => one.replace(/^(\s*\n)+|\s+$/gu, "")).filter(Boolean)) {
       if (limits && held.length >= limits.notes) {
         page.fail(new Error(`A lesson may have ${limits.notes} notes.`));
         break;
@@ -83,7 +83,7 @@ export function teachPart(panel, page) {
       radio.addEventListener("change", () => { note.label = label; counted(); });
       return el("span", { class: "check" }, radio, el("label", { for: radio.id }, label));
     });
-    note.node.replaceChildren(el("div", { class: "text" }, note.text), el("div", { class: "row", role: "radiogroup", "aria-label": "Label of this note" }, options), remove);
+    note.node.replaceChildren(el("div", { class: "text plain-text" }, note.text), el("div", { class: "row", role: "radiogroup", "aria-label": "Label of this note" }, options), remove);
   }
 
   function redraw() {
