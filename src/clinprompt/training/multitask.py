@@ -27,7 +27,7 @@ from clinprompt.training.batching import TaskExamples
 from clinprompt.training.examples import answer_limit, examples_digest, prepare, sample_records
 from clinprompt.training.learn import SourceTask, claim_folder, data_note, portable
 from clinprompt.training.loop import Fit, Problem, fit
-from clinprompt.training.multitask_banks import MultitaskBank, adapter_settings, multitask_bank
+from clinprompt.training.multitask_banks import MultitaskBank, adapter_settings, multitask_bank, multitask_method
 from clinprompt.training.processes import Processes
 from clinprompt.training.sampling import TaskSampler
 from clinprompt.training.settings import LoopSettings
@@ -105,7 +105,8 @@ def learn_multitask(
 
 def multitask_problem(bank: MultitaskBank, examples: Sequence[TaskExamples], settings: MultitaskSettings) -> Problem:
     """The training of one adapter on the examples of all its tasks, as `training.loop.fit` takes it."""
-    rate = settings.loop.learning_rate
+    rate, method = settings.loop.learning_rate, multitask_method(settings.method)
+    chosen, trained = adapter_settings(settings.method, settings.adapter), bank.trainable()
     return Problem(
         bank=bank,
         tasks=examples,
@@ -117,7 +118,8 @@ def multitask_problem(bank: MultitaskBank, examples: Sequence[TaskExamples], set
             settings.most_tasks,
             settings.stochastic,
         ),
-        rates={name: torch.full((p.shape[0],), rate) for name, p in bank.trainable().items()},
+        rates={name: torch.full((p.shape[0],), rate * method.rate(chosen, name)) for name, p in trained.items()},
+        phases=method.phases(chosen, list(trained), settings.loop.steps),
         row_tasks=list(range(len(examples))),
         normalise="batch",
         select="bank",

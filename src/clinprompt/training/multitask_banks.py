@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from clinprompt.adapters.family import FamilyBank, family_bank, family_parameters
+from clinprompt.adapters.family_files import FAMILY_BANKS
 from clinprompt.adapters.lora import lora_bank, lora_parameters
 from clinprompt.adapters.prefix import prefix_bank, prefix_parameters
 from clinprompt.adapters.shared import SharedBank
@@ -16,6 +18,14 @@ from clinprompt.backbone.model import Backbone
 from clinprompt.errors import TrainingError, unknown_name
 from clinprompt.prompts.bank import Bank
 from clinprompt.prompts.initialisation import initial_prompts
+from clinprompt.training.multitask_joint import (
+    JointLoraSettings,
+    PemlSettings,
+    joint_phases,
+    joint_rate,
+    joint_size,
+    shared_joint,
+)
 from clinprompt.training.settings import LoraSettings
 
 
@@ -40,6 +50,10 @@ class MultitaskMethod:
     build: Callable[[Backbone, int, Any, int], MultitaskBank]
     parameters: Callable[[Backbone, int, Any], int]
     size: str = "rank"
+    rate: Callable[[Any, str], float] = lambda settings, name: 1.0
+    """The learning rate of a parameter over the loop's."""
+    phases: Callable[[Any, Sequence[str], int], dict[str, tuple[int, int]]] = lambda settings, names, steps: {}
+    """Steps in which parameters move that do not always."""
 
 
 class PrefixSettings(BaseModel):
@@ -59,9 +73,20 @@ def _prefix(backbone: Backbone, tasks: int, chosen: PrefixSettings, seed: int) -
     return SharedBank(prefix_bank(backbone, initial_prompts(backbone, chosen.length, chosen.initial, [seed])), tasks)
 
 
+def _member(kind: type[FamilyBank]) -> MultitaskMethod:
+    return MultitaskMethod(
+        kind.settings_type,
+        lambda backbone, tasks, chosen, seed: family_bank(kind, backbone, tasks, chosen, seed),
+        lambda backbone, tasks, chosen: family_parameters(kind, backbone, tasks, chosen),
+    )
+
+
 MULTITASK_METHODS: dict[str, MultitaskMethod] = {
     "lora": MultitaskMethod(LoraSettings, _lora, lambda b, _, s: lora_parameters(b, s.rank, s.targets)),
+    "lora+prefix": MultitaskMethod(JointLoraSettings, shared_joint, joint_size, rate=joint_rate, phases=joint_phases),
+    "peml": MultitaskMethod(PemlSettings, shared_joint, joint_size, rate=joint_rate, phases=joint_phases),
     "prefix": MultitaskMethod(PrefixSettings, _prefix, lambda b, _, s: prefix_parameters(b, s.length), "length"),
+    **{name: _member(kind) for name, kind in FAMILY_BANKS.items()},
 }
 
 
