@@ -26,12 +26,13 @@ from clinprompt.commands import (
     learn,
     predict,
     report,
+    search,
     serve,
 )
 from clinprompt.errors import ClinpromptError
 from clinprompt.version import __version__
 
-RESUMABLE = ("learn", "adapt", "demo", "data", "benchmark")
+RESUMABLE = ("learn", "adapt", "search", "demo", "data", "benchmark")
 TRACEBACK_VARIABLE = "CLINPROMPT_TRACEBACK"
 USAGE_ERRORS = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
@@ -110,6 +111,7 @@ app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")
 app.command("learn")(learn.learn)
 app.command("adapt")(adapt.adapt)
+app.command("search")(search.search)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("inspect")(inspect.inspect)

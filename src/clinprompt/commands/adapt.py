@@ -24,9 +24,11 @@ OWN_OPTIONS = {
     "--mode": ("mpt",),
     "--start": ("mpt", "spot"),
     "--vector-learning-rate": ("mpt",),
-    "--prompt-length": ("pt", "prefix"),
-    "--rank": ("lora",),
-    "--targets": ("lora",),
+    "--prompt-length": ("pt", "prefix", "lora+prefix", "peml"),
+    "--rank": ("lora", "lora+prefix", "peml"),
+    "--targets": ("lora", "lora+prefix", "peml"),
+    "--order": ("lora+prefix", "peml"),
+    "--architecture": ("peml",),
 }
 FEW_SHOT = "Without validation while training: few-shot runs do not look at it."
 
@@ -35,7 +37,8 @@ def adapt(
     metaprompt: Annotated[
         str,
         typer.Argument(
-            metavar="METAPROMPT", help="embedded (comes with the package), a path, or none (pt, prefix, lora, full)."
+            metavar="METAPROMPT",
+            help="embedded (comes with the package), a path, or none (pt, prefix, lora, lora+prefix, peml, full).",
         ),
     ],
     tasks: Annotated[list[str], typer.Argument(metavar="TASK...", help="Corpus ids, task YAMLs, synthetic tasks.")],
@@ -55,7 +58,8 @@ def adapt(
         str | None,
         typer.Option(
             help="mpt; pt: a prompt from the vocabulary; spot: from the best source's; prefix: keys and values of "
-            "every layer; lora: low-rank updates; full: all weights. Default: --config's, else mpt.",
+            "every layer; lora: low-rank updates; lora+prefix: both; peml: both, the prefix from a network; full: all "
+            "weights. Default: --config's, else mpt.",
             show_default=False,
         ),
     ] = None,
@@ -71,7 +75,8 @@ def adapt(
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="Default: the preset's for prompts and P*; 0.01 for prefix, 0.001 for lora, 0.0001 for full.",
+            help="Default: the preset's for prompts and P*; 0.01 for prefix, 0.001 for lora, lora+prefix and peml, "
+            "0.0001 for full.",
             show_default=False,
         ),
     ] = None,
@@ -79,12 +84,31 @@ def adapt(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Examples a step.", show_default=False)] = None,
     prompt_length: Annotated[
         int | None,
-        typer.Option(min=1, help="pt, prefix; MPT and SPoT have their metaprompt's.", show_default=False),
+        typer.Option(
+            min=1, help="pt, prefix, lora+prefix, peml; MPT and SPoT have their metaprompt's.", show_default=False
+        ),
     ] = None,
-    rank: Annotated[int | None, typer.Option(min=1, help="lora. Default: 16.", show_default=False)] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="lora, lora+prefix, peml. Default: 16.", show_default=False)
+    ] = None,
     targets: Annotated[
         list[str] | None,
         typer.Option(help="lora: a linear layer, as q_proj. Repeatable. Default: all.", show_default=False),
+    ] = None,
+    order: Annotated[
+        str | None,
+        typer.Option(
+            help="lora+prefix, peml. parallel: one loop moves both; sequential: first the prefix. Default: parallel.",
+            show_default=False,
+        ),
+    ] = None,
+    architecture: Annotated[
+        Path | None,
+        typer.Option(
+            help="peml: the network that produces the prefix, a YAML of `clinprompt search` or by hand. Default: one "
+            "tanh bottleneck.",
+            show_default=False,
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Training records at most.", show_default=False)] = None,
     score: Annotated[int, typer.Option(min=0, help="Validation records to score at the end; 0: none.")] = 64,
@@ -114,8 +138,9 @@ def adapt(
       clinprompt adapt none my-task.yaml --method lora --rank 8 --out lora.safetensors
     """
     from clinprompt import api
+    from clinprompt.commands.multitask import network
     from clinprompt.task_lookup import load_task
-    from clinprompt.training.banks import ON_METAPROMPT
+    from clinprompt.training.banks import ON_METAPROMPT, PREFIXES
     from clinprompt.training.processes import current_processes
     from clinprompt.training.settings import AdaptSettings
 
@@ -127,6 +152,8 @@ def adapt(
         "method": method,
         "lora.rank": rank,
         "lora.targets": tuple(targets) if targets else None,
+        "joint.order": order,
+        "joint.architecture": network(architecture),
         "shots": shots,
         "mode": mode,
         "start": start,
@@ -142,8 +169,9 @@ def adapt(
     chosen = settings.method or "mpt"
     given: dict[str, Any] = {"--mode": mode, "--start": start, "--vector-learning-rate": vector_learning_rate}
     given |= {"--prompt-length": prompt_length, "--rank": rank, "--targets": targets or None}
+    given |= {"--order": order, "--architecture": architecture}
     _check_method(metaprompt, chosen, [name for name, value in given.items() if value is not None])
-    if chosen == "prefix" and prompt_length is not None:
+    if chosen in PREFIXES and prompt_length is not None:
         settings = settings.model_copy(update={"prefix_length": prompt_length})
     data = [load_task(task, data_dir, splits=("train", "validation")) for task in tasks]
     paths = _paths(out, data)
@@ -175,7 +203,9 @@ def adapt(
 def _check_method(metaprompt: str, method: str, given: list[str]) -> None:
     """No option is ever ignored: what the method cannot use is refused."""
     if method in ("mpt", "spot") and metaprompt == NO_METAPROMPT:
-        raise TrainingError(f"`none` instead of a metaprompt needs --method pt, prefix, lora or full, not {method}.")
+        raise TrainingError(
+            f"`none` instead of a metaprompt needs --method pt, prefix, lora, lora+prefix, peml or full, not {method}."
+        )
     for name in given:
         if method not in OWN_OPTIONS[name]:
             owners = ", ".join(OWN_OPTIONS[name])

@@ -1,0 +1,101 @@
+"""A search over the sample tasks on a tiny backbone ends in a cell, a diagram and a gap, and can be interrupted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from clinprompt import api
+from clinprompt.adapters.joint import JointBank
+from clinprompt.architecture.discrete import load_architecture
+from clinprompt.errors import TrainingError
+from clinprompt.training.learn import SourceTask
+from clinprompt.training.relaxing import Cell, RelaxSettings, halves, relax
+from clinprompt.training.search import ARCHITECTURE, DIAGRAM, RECORD, SearchSettings, best_bank, search
+from clinprompt.training.settings import LoopSettings, LoraSettings
+from tests.models import tiny
+from tests.training.synthetic import ner_task
+
+pytest.importorskip("optuna", reason="the outer search needs the extra `search`")
+
+LOOP = LoopSettings(steps=3, batch_size=4, learning_rate=0.003, checkpoint_every=1, validation_limit=2)
+RELAX = RelaxSettings(operations=("zero", "mlp-gelu", "attention"), lora=LoraSettings(rank=2), loop=LOOP)
+SETTINGS = SearchSettings(
+    trials=2, depths=(1, 2), lengths=(2, 4), widths=(8,), hiddens=(4,), relax=RELAX, limit=6, validation_records=2
+)
+
+
+def sample_sources() -> list[SourceTask]:
+    sources = api.source_tasks("sample")
+    return sorted(sources, key=lambda s: max(len(r.text) for r in s.train))[:2]
+
+
+def test_a_search_on_sample_tasks_ends_in_a_cell_a_diagram_and_a_gap(tmp_path: Path) -> None:
+    backbone, sources = tiny(), sample_sources()
+    found = search(backbone, sources, SETTINGS, tmp_path)
+    stored = load_architecture(tmp_path / ARCHITECTURE)
+    assert stored == found.architecture and set(stored.operations) <= set(RELAX.operations)
+    assert stored.length in SETTINGS.lengths and len(stored.operations) in SETTINGS.depths
+    record = json.loads((tmp_path / RECORD).read_text())
+    best = record["trials"][found.best]
+    assert best["gap"] == pytest.approx(best["discrete_loss"] - best["relaxed_loss"])
+    assert best["discrete_loss"] == min(trial["discrete_loss"] for trial in record["trials"])
+    assert record["seconds"] == pytest.approx(sum(t["seconds"] for t in record["trials"])) and record["tokens"] > 0
+    assert all(0 <= value <= 1 for value in best["entropies"])
+    assert stored.search["tasks"] == [source.task.name for source in sources]
+    ElementTree.fromstring((tmp_path / DIAGRAM).read_text())
+    bank = best_bank(backbone, sources, SETTINGS, tmp_path, found)
+    assert isinstance(bank.bank, JointBank) and bank.rows == len(sources) and bank.length == stored.length
+
+
+def test_an_interrupted_search_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    backbone, sources = tiny(), [ner_task(), ner_task("more", shift=3)]
+    whole = search(backbone, sources, SETTINGS, tmp_path / "whole")
+
+    def stop(trial: str, step: int, steps: int, loss: float) -> None:
+        if trial.startswith("trial 2") and step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(backbone, sources, SETTINGS, tmp_path / "parts", progress=stop)
+    parts = search(backbone, sources, SETTINGS, tmp_path / "parts")
+    timed = {"seconds"}
+    for ours, theirs in zip(parts.trials, whole.trials, strict=True):
+        assert {k: v for k, v in ours.items() if k not in timed} == {k: v for k, v in theirs.items() if k not in timed}
+    assert parts.architecture.bare() == whole.architecture.bare() and parts.tokens == whole.tokens
+    with pytest.raises(TrainingError, match="other settings"):
+        search(backbone, sources, SETTINGS.model_copy(update={"seed": 1}), tmp_path / "parts")
+
+
+@pytest.mark.parametrize("rule", ["gumbel", "straight-through"])
+def test_weights_and_logits_learn_from_different_halves(rule: str) -> None:
+    backbone, settings = tiny(), RELAX.model_copy(update={"rule": rule})
+    from clinprompt.training.multitask import MultitaskSettings, multitask_examples
+
+    examples = [multitask_examples(backbone, ner_task(), MultitaskSettings(), 4, "front")]
+    first, second = halves(examples, 0)
+    seen = [
+        {e.ids.tobytes() if hasattr(e.ids, "tobytes") else tuple(e.ids) for e in p[0].train} for p in (first, second)
+    ]
+    assert not seen[0] & seen[1] and len(first[0].train) + len(second[0].train) == len(examples[0].train)
+    found = relax(backbone, examples, Cell(2, 8, 4, 4), settings)
+    assert any(abs(value - 1 / 3) > 1e-4 for row in found.weights for value in row)  # the logits moved
+    start = relax(
+        backbone, examples, Cell(2, 8, 4, 4), settings.model_copy(update={"loop": LOOP.model_copy(update={"steps": 1})})
+    )
+    ours, theirs = found.bank.values(), start.bank.values()
+    assert not torch.equal(ours["prefix.projection"], theirs["prefix.projection"])
+    assert any(not torch.equal(ours[n], theirs[n]) for n in ours if n.endswith("lora_B"))
+
+
+def test_tasks_too_small_to_halve_are_named() -> None:
+    backbone = tiny()
+    from clinprompt.training.multitask import MultitaskSettings, multitask_examples
+
+    one = [multitask_examples(backbone, ner_task(count=1), MultitaskSettings(), 4, "front")]
+    with pytest.raises(TrainingError, match="task find: 1 training example; a search needs at least two"):
+        halves(one, 0)
