@@ -202,6 +202,19 @@ def test_every_method_trains_on_the_same_draws(tmp_path: Path, monkeypatch: pyte
     assert len(set(drawn["pt"].values())) == 2
 
 
+def test_a_target_may_have_limits_of_its_own(tmp_path: Path) -> None:
+    limits = {"infer-target": {"train": 5, "validation": 2, "test": 3}}
+    workbench = bench(tmp_path, methods=["zero-shot"], target_limits=limits)
+    run(workbench, tmp_path / "r.jsonl")
+    found = {cell.target: (cell.n, cell.n_all) for cell in read_results(tmp_path / "r.jsonl").cells}
+    assert found == {"infer-target": (3, 6), "find-target": (4, 6)}
+    assert {split: len(records) for split, records in workbench.target("infer-target").splits.items()} == {
+        "train": 5,
+        "validation": 2,
+        "test": 3,
+    }
+
+
 def test_identity_hangs_on_what_decides_the_result(tmp_path: Path) -> None:
     def identities(**changes: Any) -> set[str]:
         return {cell.id for group in groups(**changes) for cell in group.cells}

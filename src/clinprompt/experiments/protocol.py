@@ -63,6 +63,10 @@ class Protocol(BaseModel):
         description="runs (draws, or seeds) per target and shots that judge the trials; others train the chosen one",
     )
     limits: Limits = Limits()
+    target_limits: dict[str, dict[Literal["train", "validation", "test"], int]] = Field(
+        default_factory=dict,
+        description="records of a target's splits that are used at all, by hash; draws are made from these",
+    )
     learn: dict[str, Any] = Field(default_factory=dict)
     adapt: dict[str, Any] = Field(default_factory=dict)
     few_shot: dict[str, Any] = Field(default_factory=dict, description="changes of `adapt` for numbers of shots")

@@ -218,7 +218,7 @@ def score_cell(
         draw=cell.draw,
         seed=cell.seed,
         **scored(data.task, gold, predictions),
-        n_all=len(data.splits["test"]),
+        n_all=bench.available(cell.target),
         trials=choice.trials if choice else (),
         chosen=dict(spec.grid[choice.chosen]) if choice and spec.grid else {},
         trainable=cost.trainable,

@@ -44,6 +44,7 @@ class Workbench:
     _sources: list[SourceTask] | None = None
     _metaprompts: dict[str, Metaprompt] = field(default_factory=dict)
     _examples: dict[tuple[Any, ...], TaskExamples] = field(default_factory=dict)
+    _available: dict[str, int] = field(default_factory=dict)
     _limits: dict[str, int] = field(default_factory=dict)
 
     # -- records ------------------------------------------------------------------------------------------------------
@@ -51,7 +52,7 @@ class Workbench:
     def target_names(self) -> list[str]:
         """The targets of the sweep in the suite's order. Raises TaskError for a target the suite does not have."""
         known = [task_definition(reference).name for reference in members(self.protocol.suite, "target")]
-        for name in self.protocol.targets:
+        for name in (*self.protocol.targets, *self.protocol.target_limits):
             if name not in known:
                 raise TaskError(unknown_name("target", name, known))
         return [name for name in known if not self.protocol.targets or name in self.protocol.targets]
@@ -65,8 +66,16 @@ class Workbench:
             for split in ("train", "test"):
                 if not data.splits[split]:
                     raise TaskError(f"target {name}: no {split} records, and a benchmark needs them.")
-            self._targets[name] = data
+            limits = self.protocol.target_limits.get(name, {})
+            kept = {split: sample_records(name, found, limits.get(split)) for split, found in data.splits.items()}
+            self._available[name] = len(data.splits["test"])
+            self._targets[name] = TaskData(data.task, data.role, kept, data.licence) if limits else data
         return self._targets[name]
+
+    def available(self, name: str) -> int:
+        """How many test records a target has, used or not."""
+        data = self.target(name)
+        return self._available.get(name, len(data.splits["test"]))
 
     def test_records(self, name: str) -> list[Record]:
         """The test records of a target, sampled by hash up to the limit."""
