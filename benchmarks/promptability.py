@@ -57,9 +57,8 @@ ON_NCBI = (
     Adaptation("all weights", "full", 300, FULL_RATES),
 )
 ON_DEVELOPMENT = (
-    Adaptation("prompt of 60", "pt", 300, PROMPT_RATES, 60),
-    Adaptation("prompt of 60, practised start", "pt", 300, PROMPT_RATES, 60, "practised"),
-    Adaptation("LoRA r = 16", "lora", 300, LORA_RATES),
+    Adaptation("prompt of 16, practised start", "pt", 120, PROMPT_RATES, 16, "practised"),
+    Adaptation("LoRA r = 16", "lora", 120, LORA_RATES),
 )
 
 
@@ -181,6 +180,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--classes", type=Path, help="word classes of the pretraining")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", help="names of adaptations")
+    parser.add_argument("--tasks", nargs="+", help="names of tasks")
     parser.add_argument("--train", type=int, default=1000)
     parser.add_argument("--test", type=int, default=150)
     parser.add_argument("--batch-size", type=int, default=16)
@@ -203,7 +203,8 @@ def main() -> None:
     done = {(line["task"], line["adaptation"], line["backbone"]) for line in lines}
     for material, adaptation in work:
         key = (material.source.task.name, adaptation.name, backbone.fingerprint)
-        if key in done or (args.only and adaptation.name not in args.only):
+        wanted = adaptation.name in (args.only or [adaptation.name]) and key[0] in (args.tasks or [key[0]])
+        if key in done or not wanted:
             continue
         line = run(backbone, material, adaptation, args.batch_size, args.seed)
         line |= {"autocast": args.autocast, "machine": describe("cpu", "bfloat16" if args.autocast else "float32")}

@@ -37,6 +37,9 @@ ABSENT = 0.12
 CURATED = 0.25
 """Share of named and demonstrated examples whose (first) definition is a guideline or a term list."""
 CURATED_WINDOWS = 40000
+SORTS = {"named": 0.28, "demonstrated": 0.12, "coded": 0.38, "judged": 0.22}
+"""Sorts of episodes (methods of `Mixture`) with their shares."""
+IDEAS = (*SORTS, "guidelines")
 LABELS = (
     "Entity", "Mention", "Term", "Concept", "Item", "Finding", "Target", "Disease", "Chemical", "Gene", "Drug",
     "Symptom", "Procedure", "Species", "Protein", "Event", "Treatment", "Problem", "Test", "Anatomy", "Outcome",
@@ -93,8 +96,15 @@ def find_line(labels: list[str]) -> str:
 class Mixture:
     """Draws examples. Everything follows from the seed and the material."""
 
-    def __init__(self, documents: list[corpus.Document], classes: list[clusters.Class], seed: int) -> None:
+    def __init__(
+        self,
+        documents: list[corpus.Document],
+        classes: list[clusters.Class],
+        seed: int,
+        leave_out: frozenset[str] = frozenset(),
+    ) -> None:
         self.draw = random.Random(seed)
+        self.leave_out = leave_out
         made: list[Window] = []
         by_document: dict[int, list[int]] = {}
         for number, document in enumerate(documents):
@@ -104,7 +114,9 @@ class Mixture:
                     by_document.setdefault(number, []).append(len(made))
                     made.append(window)
         self.material = Material(documents, made, by_document)
-        defined = definitions(classes, self.draw) + guideline_definitions(documents, made, self.draw)
+        defined = definitions(classes, self.draw)
+        if "guidelines" not in leave_out:
+            defined += guideline_definitions(documents, made, self.draw)
         self.places = index(made, defined)
         self.defined = [d for d in defined if len(self.places[d.key]) >= 20]
         self.curated = [d for d in self.defined if d.key.startswith(("guideline:", "terms:"))]
@@ -206,8 +218,9 @@ class Mixture:
 
     def episode(self) -> list[Example]:
         """One document of the mixture: examples that see each other."""
-        sorts: list[Callable[[], list[Example]]] = [self.named, self.demonstrated, self.coded, self.judged]
-        return self.draw.choices(sorts, [0.28, 0.12, 0.38, 0.22])[0]()
+        sorts = {name: share for name, share in SORTS.items() if name not in self.leave_out}
+        chosen: Callable[[], list[Example]] = getattr(self, self.draw.choices(list(sorts), list(sorts.values()))[0])
+        return chosen()
 
 
 def encode(episodes: list[list[Example]], tokenizer: Tokenizer) -> list[Piece]:
@@ -244,12 +257,13 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=120000)
     parser.add_argument("--walks", type=int, default=36000, help="copying tasks, a shard of their own")
     parser.add_argument("--documents", type=int, default=25000, help="sample of the text that tasks are made of")
+    parser.add_argument("--leave-out", nargs="+", default=[], choices=IDEAS, help="ideas to do without, for ablations")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     tokenizer = Tokenizer.from_file(str(args.tokenizer / "tokenizer.json"))
     documents = corpus.load(args.text)
     documents = random.Random(args.seed).sample(documents, min(args.documents, len(documents)))
-    mixture = Mixture(documents, clusters.load(args.classes), args.seed)
+    mixture = Mixture(documents, clusters.load(args.classes), args.seed, frozenset(args.leave_out))
     print(f"{len(mixture.material.windows)} windows, {len(mixture.defined)} extraction definitions", flush=True)
     (args.out / "codes.json").write_text(json.dumps(mixture.code_names(), indent=1) + "\n", encoding="utf-8")
     walks = [episode for _ in range(args.walks) if (episode := mixture.walked())]
