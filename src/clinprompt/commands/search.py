@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clinprompt.commands import options as o
-from clinprompt.commands.output import duration, print_json, print_table, quantity, remark, say, stage_bars
+from clinprompt.commands.output import duration, print_json, print_table, quantity, remark, say, stage_bars, steps
 from clinprompt.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -97,9 +97,8 @@ def search(
         found = searching.search(model, sources, settings, out, progress=bar)
         trained = None
         if then is not None:
-            progress = (lambda done, total, loss: bar("peml", done, total, loss)) if bar else None
             start = searching.best_bank(model, sources, settings, out, found) if then == "continue" else None
-            trained = _train(model, sources, settings, found, out, start, then_steps, progress)
+            trained = _train(model, sources, settings, found, out, start, then_steps, steps(bar, "peml"))
     remark(f"done in {duration(time.monotonic() - began)}", quiet or as_json)
     _report(found, settings, out, trained, as_json)
 
@@ -111,7 +110,7 @@ def _train(
     found: Searched,
     out: Path,
     start: SharedBank | None,
-    steps: int | None,
+    longest: int | None,
     progress: Any,
 ) -> MultitaskLearned:
     """peml on all tasks with the found network; `start`: begun with the weights of the search."""
@@ -124,7 +123,7 @@ def _train(
     overrides = {f"adapter.{name}": value for name, value in adapter.items()}
     for name in ("limit", "validation_records", "target_reserve", "window", "seed"):
         overrides[name] = getattr(settings, name)
-    overrides["loop.steps"] = steps
+    overrides["loop.steps"] = longest
     chosen = api.multitask_settings("peml", None, overrides)
     folder = out / f"{TRAINED}-{'continued' if start else 'retrained'}"
     return learn_multitask(model, sources, chosen, folder, bank=start, progress=progress)

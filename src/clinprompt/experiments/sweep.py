@@ -191,7 +191,7 @@ def _numbers(bench: Workbench, method: str) -> int:
     spec = find_method(method)
     if spec.adapt.get("method") == "full":
         return bench.backbone.parameters
-    if spec.adapt.get("method") in ("lora", "prefix"):
+    if spec.adapt.get("method") in ("lora", "prefix", "lora+prefix", "peml"):
         return bench.backbone.parameters // 16
     return bench.prompt_length() * bench.backbone.width * 2
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -251,8 +251,7 @@ def _ratio(name: str, settings: RelaxSettings) -> float:
     return rate_factor(name, Architecture(), settings.prefix_ratio)
 
 
-def _everything(parameters: object) -> dict[str, Tensor]:
-    assert isinstance(parameters, dict)
+def _everything(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     return {name: torch.ones(len(p), dtype=torch.bool, device=p.device) for name, p in parameters.items()}
 
 

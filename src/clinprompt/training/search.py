@@ -99,12 +99,15 @@ def search(
     claim_folder(folder, run, settings, Processes())
     study = _study(optuna, folder / STUDY)
     _again(optuna, study)
-    while (index := len(_finished(optuna, study))) < settings.trials:
+    while (index := len(done := _finished(optuna, study))) < settings.trials:
         # A sampler of its own per trial: an interrupted search asks as an uninterrupted one would have.
         study.sampler = optuna.samplers.TPESampler(seed=settings.seed * 100_003 + index, n_startup_trials=4)
         trial = study.ask()
-        found = _trial(backbone, examples, settings, _asked(trial, settings), folder, index, run, progress)
-        for name, value in _record(found, index).items():
+        cell = _asked(trial, settings)
+        # A point that is asked again starts elsewhere: the same search twice would tell nothing.
+        seed = settings.seed + settings.relax.seed + sum(t.params == trial.params for t in done)
+        found = _trial(backbone, examples, settings, cell, seed, folder, index, run, progress)
+        for name, value in _record(found, index, seed).items():
             trial.set_user_attr(name, _finite(value))
         if math.isfinite(found.discrete):
             study.tell(trial, found.discrete)
@@ -118,9 +121,9 @@ def best_bank(
 ) -> SharedBank:
     """The best trial's network and LoRA with the weights they have from the search, read from its checkpoint."""
     examples, run = _prepared(backbone, sources, settings)
-    chosen = searched.architecture
+    chosen, seed = searched.architecture, int(searched.trials[searched.best]["seed"])
     cell = Cell(len(chosen.operations), chosen.width, chosen.hidden, chosen.length)
-    found = _trial(backbone, examples, settings, cell, folder, searched.best, run, None)
+    found = _trial(backbone, examples, settings, cell, seed, folder, searched.best, run, None)
     return continued(found, len(sources))
 
 
@@ -151,6 +154,7 @@ def _trial(
     examples: Sequence[TaskExamples],
     settings: SearchSettings,
     cell: Cell,
+    seed: int,
     folder: Path,
     index: int,
     run: str,
@@ -161,9 +165,9 @@ def _trial(
         backbone,
         examples,
         cell,
-        settings.relax.model_copy(update={"seed": settings.seed + settings.relax.seed}),
+        settings.relax.model_copy(update={"seed": seed}),
         checkpoint=folder / f"trial-{index + 1:03d}.checkpoint.safetensors",
-        run=f"{run} {cell}",
+        run=f"{run} {cell} {seed}",
         progress=None if progress is None else lambda step, steps, loss: progress(name, step, steps, loss),
     )
 
@@ -177,9 +181,10 @@ def _asked(trial: optuna.trial.Trial, settings: SearchSettings) -> Cell:
     )
 
 
-def _record(found: Relaxed, index: int) -> dict[str, Any]:
+def _record(found: Relaxed, index: int, seed: int) -> dict[str, Any]:
     return {
         "trial": index + 1,
+        "seed": seed,
         "architecture": found.architecture.model_dump(mode="json", exclude={"search"}),
         "relaxed_loss": found.relaxed,
         "discrete_loss": found.discrete,
