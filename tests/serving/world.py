@@ -21,6 +21,7 @@ from clinprompt.serving.batching import BatchLimits
 from clinprompt.serving.running import Address, server
 from clinprompt.serving.service import Service
 from clinprompt.serving.settings import ServerSettings
+from clinprompt.serving.teaching import TeachSettings
 from clinprompt.serving.transformers_engine import TransformersEngine
 from tests.models import tiny
 from tests.serving.taskfiles import task_files
@@ -67,11 +68,11 @@ class Running:
 
 
 @contextmanager
-def running(service: Service) -> Iterator[Running]:
+def running(service: Service, teach: TeachSettings | None = None) -> Iterator[Running]:
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     port = listening.getsockname()[1]
-    own = server(create_app(service), Address(port=port))
+    own = server(create_app(service, teach), Address(port=port))
     thread = threading.Thread(target=own.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     until = time.monotonic() + 60
