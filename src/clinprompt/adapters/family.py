@@ -126,7 +126,8 @@ def gated(parts: Tensor, gates: Tensor) -> Tensor:
 
 def down(values: Tensor, a: Tensor) -> Tensor:
     """(…, in) through n matrices A (n, r, in): (…, n, r)."""
-    return torch.nn.functional.linear(values, a.flatten(0, 1)).unflatten(-1, a.shape[:2])
+    low: Tensor = torch.nn.functional.linear(values, a.flatten(0, 1)).view(*values.shape[:-1], *a.shape[:2])
+    return low
 
 
 def up(parts: Tensor, b: Tensor) -> Tensor:

@@ -78,7 +78,8 @@ class LoraMoeBank(FamilyBank):
         if torch.is_grad_enabled():
             self._terms.append(_imbalance(gates, at))
         low = gated(down(values, self.part(site, "A", values)), gates)
-        return self.settings.alpha / self.settings.rank * up(low, self.part(site, "B", values))
+        added: Tensor = self.settings.alpha / self.settings.rank * up(low, self.part(site, "B", values))
+        return added
 
     def extra_loss(self) -> Tensor | None:
         """(T,): the balance loss of the last batch, the same for all tasks; None where none was computed."""

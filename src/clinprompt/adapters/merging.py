@@ -39,7 +39,8 @@ def merged_weights(backbone: Backbone, added: Mapping[str, Tensor]) -> dict[str,
 
     Raises BackboneError for quantised weights.
     """
-    known, found = every_site(backbone), {}
+    known = every_site(backbone)
+    found: dict[str, Tensor] = {}
     for name, delta in added.items():
         site = known[name]
         parameter = f"{site.module}.{site.weight}"

@@ -96,7 +96,8 @@ class MixLoraBank(FamilyBank):
         """(…, in) → (…, out), under the expert that runs."""
         expert = self._expert if is_ffn(site) else 0
         a, b = (self.part(site, name, values)[expert : expert + 1] for name in ("A", "B"))
-        return self.settings.alpha / self.settings.rank * up(down(values, a).flatten(-2), b)
+        added: Tensor = self.settings.alpha / self.settings.rank * up(down(values, a).flatten(-2), b)
+        return added
 
     def routed(self, block: str, run: Any, hidden: Tensor) -> Any:
         """The block on (B, S, d), each position under its chosen experts."""
@@ -107,7 +108,7 @@ class MixLoraBank(FamilyBank):
         if torch.is_grad_enabled():
             self._terms.append(_imbalance(likely))
         mixed, rest = torch.zeros_like(flat), None
-        for expert in experts.unique().tolist():
+        for expert in sorted(set(experts.flatten().tolist())):
             position, slot = torch.where(experts == expert)
             self._expert = expert
             found = run(flat[position][None])

@@ -55,4 +55,5 @@ class MoeLoraBank(FamilyBank):
         gates = (self.part("gate", "embedding", values) @ self.part("gate", "weight", values).T).softmax(-1)  # (T, N)
         low = gated(down(values, self.part(site, "A", values)), gates[at.tasks])
         scale = self.settings.alpha / (self.settings.experts * self.settings.rank)
-        return scale * up(low, self.part(site, "B", values))
+        added: Tensor = scale * up(low, self.part(site, "B", values))
+        return added

@@ -51,4 +51,5 @@ class MultiLoraBank(FamilyBank):
         """(…, in) → (…, out)."""
         low = down(values, self.part(site, "A", values)).flatten(-2)
         scaled = self.part(site, "scales", values)[..., None] * self.part(site, "B", values)
-        return self.settings.alpha / self.settings.rank * up(low, scaled)
+        added: Tensor = self.settings.alpha / self.settings.rank * up(low, scaled)
+        return added

@@ -150,7 +150,7 @@ class _Mixture:
         each = max(1, len(hidden) // len(self.rows))
         owner = torch.arange(len(hidden), device=hidden.device) // each
         mixed = torch.zeros_like(hidden)
-        for expert in router_indices.unique().tolist():
+        for expert in sorted(set(router_indices.flatten().tolist())):
             token, slot = torch.where(router_indices == expert)
             at = Positions(self.rows, owner[token]) if self.needs_positions else None
             up = self._projected("gate_up_proj", expert, hidden[token], at)

@@ -127,8 +127,38 @@ _ALL = (
 METHODS: dict[str, MethodSpec] = {spec.name: spec for spec in _ALL}
 
 
+def _together(name: str, summary: str, grid: tuple[Overrides, ...] = _LORA_GRID) -> MethodSpec:
+    return MethodSpec(name, summary, learn={"method": name}, grid=grid)
+
+
+MULTITASK: dict[str, MethodSpec] = {
+    spec.name: spec
+    for spec in (
+        _together("lora", "one LoRA for all tasks (arXiv 2106.09685)"),
+        _together("prefix", "one prefix for all tasks (arXiv 2101.00190)", _PREFIX_GRID),
+        _together("lora+prefix", "one plain prefix and one LoRA: the control of peml"),
+        _together("peml", "one prefix from a network and one LoRA (arXiv 2605.14055)"),
+        _together("mtl-lora", "LoRA with a matrix per task and up-projections that tasks mix (arXiv 2410.09437)"),
+        _together("multilora", "parallel LoRAs, scaled element by element (arXiv 2311.11501)"),
+        _together("c-poly", "skills that tasks choose from, and skills of their own (arXiv 2312.03248)"),
+        _together("moelora", "LoRA experts, gated by the task (arXiv 2310.18339)"),
+        _together("mixlora", "feed-forward blocks as top-2 mixtures of LoRA experts (arXiv 2404.15159)"),
+        _together("loramoe", "LoRA experts in feed-forward layers, routed by the input (arXiv 2312.09979)"),
+    )
+}
+"""One adapter for all tasks of a suite; `learn` and `grid` are changes of `training.multitask.MultitaskSettings`. All
+have one grid but the prefix: rates of LoRA [O]; published are 2e-4 to 3e-4 for 7B models, 5e-5 for C-Poly."""
+
+
 def find_method(name: str) -> MethodSpec:
     """The method of this name. Raises TrainingError with the nearest name and all known ones."""
     if name not in METHODS:
         raise TrainingError(unknown_name("method", name, list(METHODS)))
     return METHODS[name]
+
+
+def find_multitask(name: str) -> MethodSpec:
+    """The multi-task method of this name. Raises TrainingError with the nearest name and all known ones."""
+    if name not in MULTITASK:
+        raise TrainingError(unknown_name("multi-task method", name, list(MULTITASK)))
+    return MULTITASK[name]

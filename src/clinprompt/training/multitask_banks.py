@@ -70,7 +70,12 @@ def _lora(backbone: Backbone, tasks: int, chosen: LoraSettings, seed: int) -> Mu
 
 
 def _prefix(backbone: Backbone, tasks: int, chosen: PrefixSettings, seed: int) -> MultitaskBank:
-    return SharedBank(prefix_bank(backbone, initial_prompts(backbone, chosen.length, chosen.initial, [seed])), tasks)
+    prompts = initial_prompts(backbone, chosen.length, chosen.initial, [seed])
+    if prompts.shape[1] != chosen.length:
+        raise TrainingError(
+            f"prefix: {chosen.initial} has {prompts.shape[1]} positions to start from, not {chosen.length}."
+        )
+    return SharedBank(prefix_bank(backbone, prompts), tasks)
 
 
 def _member(kind: type[FamilyBank]) -> MultitaskMethod:
