@@ -40,6 +40,7 @@ def backbone() -> Backbone:
 @pytest.fixture
 def client(backbone: Backbone, tmp_path: Path) -> Iterator[TestClient]:
     folder = folder_of_tasks(tmp_path, backbone, ("entities",))
+    (folder / "metaprompt.safetensors").write_bytes(b"one that is not served and must not be lost")
     settings = TeachSettings(notes=5, characters=200, steps=3, most_steps=5_000, keep=tmp_path / "kept")
     with TestClient(create_app(service_on(folder, backbone=backbone), settings)) as found:
         yield found
@@ -165,7 +166,9 @@ MARK = {"type": "Drug", "spans": [[0, 3]]}
     ("changes", "status", "says"),
     [
         ({"name": "entities"}, 422, "another name"),
+        ({"name": "metaprompt"}, 422, "another name"),
         ({"name": "../x"}, 422, ""),
+        ({"steps": 5_001}, 413, "5000"),
         ({"labels": {}}, 422, "labels"),
         ({"labels": {"a;b": ""}}, 422, "labels"),
         ({"notes": []}, 422, "notes"),

@@ -32,8 +32,11 @@ def router(service: Service, teacher: Teacher) -> APIRouter:
     async def teach(asked: TeachRequest, request: Request) -> Lesson:
         """Begin to learn a task; ask for the lesson by its id until it is done. The notes are kept in memory only
         (unless the operator named a folder for them) and forgotten when the lesson ends."""
-        if asked.name in service.engine.tasks():
-            raise TaskError("name: a task of this name is served. Choose another name, or remove that task first.")
+        # Not only served ones: a metaprompt of that name in the folder must not be written over either.
+        if asked.name in service.engine.tasks() or service.library.path(asked.name).exists():
+            raise TaskError("name: a file of this name is in the server's folder. Choose another name.")
+        if asked.steps is not None and asked.steps > teacher.settings.most_steps:
+            raise TooLarge(f"steps: a lesson may have {teacher.settings.most_steps} of them.")
         task = definition_of(asked)
         records = records_of(asked, teacher)
         begun = teacher.start(task, records, steps=asked.steps, score=asked.score)

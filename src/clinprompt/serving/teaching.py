@@ -134,7 +134,7 @@ class Teacher:
             raise Forbidden(reason)
         if self._under_way():
             raise EngineBusy(10.0)
-        steps = min(steps or self.settings.steps, self.settings.most_steps)
+        steps = steps or self.settings.steps
         method = "mpt" if self._metaprompt else "pt"
         lesson = Lesson(
             id=uuid.uuid4().hex, name=task.name, state="learning", notes=len(records), method=method, steps=steps
@@ -194,8 +194,8 @@ class Teacher:
             content = await asyncio.to_thread(_content, file)
             if going.stop.is_set():
                 raise _Stop
-            if lesson.name in self._service.engine.tasks():
-                raise ArtifactError("a task of this name came to be served meanwhile; choose another name.")
+            if self._service.library.path(lesson.name).exists():
+                raise ArtifactError("a file of this name came into the folder meanwhile; choose another name.")
             await self._service.library.put(lesson.name, content)
             if self.settings.keep is not None:
                 await asyncio.to_thread(keep_notes, self.settings.keep, going.task, records)
