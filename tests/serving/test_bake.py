@@ -252,6 +252,16 @@ def test_adding_a_task_again_replaces_it(base: Path, baked: Path, tmp_path: Path
     assert len(opened.manifest.free) == opened.manifest.tables.room - 10
 
 
+def test_a_task_replaced_under_a_running_server_keeps_its_old_rows(base: Path, baked: Path, tmp_path: Path) -> None:
+    old, ids = open_baked(baked).rows("one"), read_manifest(baked).task("one").ids
+    _, new = save_tasks(tmp_path / "again", loaded(base), ("other", "one"))
+    manifest = baking.add_prompt(baked, "one", load_task(new))
+    assert set(manifest.task("one").ids).isdisjoint(ids)
+    with safe_open(baked / "model-embedding.safetensors", framework="pt") as file:
+        assert torch.equal(file.get_tensor("model.embed_tokens.weight")[list(ids)], old)
+    assert check(baked) == []
+
+
 def test_a_full_model_says_what_to_do(base: Path, tmp_path: Path) -> None:
     backbone = loaded(base)
     files = save_tasks(tmp_path / "tasks", backbone, ("one", "two"), length=20)
@@ -384,6 +394,14 @@ def test_encoder_decoders_are_refused(tmp_path: Path) -> None:
     files = save_tasks(tmp_path / "tasks", loaded(base), ("one",))
     with pytest.raises(BackboneError, match="decoder-only"):
         baking.bake(files, tmp_path / "baked", backbone=str(base))
+
+
+def test_a_tokenizer_larger_than_its_model_is_refused(tmp_path: Path) -> None:
+    base = save_model(tmp_path / "base", marks=("<|a|>", "<|b|>"), vocab_size=260)
+    files = save_tasks(tmp_path / "tasks", loaded(base), ("one",))
+    with pytest.raises(BackboneError, match="261 tokens"):
+        baking.bake(files, tmp_path / "baked", backbone=str(base))
+    assert not (tmp_path / "baked").exists()
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"format": 99}', '{"format": 1}'])

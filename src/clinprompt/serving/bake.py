@@ -103,12 +103,15 @@ def add(folder: Path, files: Sequence[Path], *, metaprompts: Sequence[Path] = ()
 
 
 def add_prompt(folder: Path, name: str, file: TaskPrompt) -> Manifest:
-    """Add one task that is in memory already, under a name; see `add`."""
+    """Add one task that is in memory already, under a name; see `add`.
+
+    Rows of a task it replaces are not cleared: a server that has them loaded may still have requests for them.
+    """
     path = Path(f"{name}.safetensors")
-    return _add(folder, [(tokens.check_name(name, path), file, path)])
+    return _add(folder, [(tokens.check_name(name, path), file, path)], clear=False)
 
 
-def _add(folder: Path, loaded: list[tuple[str, TaskPrompt, Path]]) -> Manifest:
+def _add(folder: Path, loaded: list[tuple[str, TaskPrompt, Path]], *, clear: bool = True) -> Manifest:
     with _locked(folder):
         baked = open_baked(folder)
         for _, artifact, path in loaded:
@@ -116,7 +119,7 @@ def _add(folder: Path, loaded: list[tuple[str, TaskPrompt, Path]]) -> Manifest:
         new = _placed(baked.text, baked.manifest, loaded, folder)
         names = {task.name for task in new}
         kept = tuple(task for task in baked.manifest.tasks if task.name not in names)
-        return _changed(folder, baked.manifest, (*kept, *new))
+        return _changed(folder, baked.manifest, (*kept, *new), clear=clear)
 
 
 def remove(folder: Path, names: Sequence[str]) -> Manifest:
@@ -125,7 +128,8 @@ def remove(folder: Path, names: Sequence[str]) -> Manifest:
         manifest = read_manifest(folder)
         for name in names:
             manifest.task(name)
-        return _changed(folder, manifest, tuple(task for task in manifest.tasks if task.name not in names))
+        kept = tuple(task for task in manifest.tasks if task.name not in names)
+        return _changed(folder, manifest, kept, clear=True)
 
 
 # --- building -----------------------------------------------------------------------------------------------------
@@ -163,6 +167,11 @@ def _write_weights(
     tied = head not in known or bool(getattr(text.model.config.get_text_config(), "tie_word_embeddings", False))
     head_table = table if tied else _read_table(folder, known, head)
     size, rows = _room(room, needed, table.shape[0]), table.shape[0]
+    if len(text.tokenizer) > rows:
+        raise BackboneError(
+            f"{folder}: its tokenizer has {len(text.tokenizer)} tokens and its embedding table {rows} rows; the tokens "
+            "beyond them mean nothing to the model. Use the tokenizer that belongs to it."
+        )
     weight_map = weights.write_body(folder, known, {embedding, head}, out)
     weights.write_tables(out, (embedding, table), (head, head_table), size, dtype)
     weight_map |= {embedding: weights.EMBEDDING, head: weights.HEAD}
@@ -275,15 +284,12 @@ def _placed(
     return tuple(placed)
 
 
-def _changed(folder: Path, manifest: Manifest, tasks: tuple[BakedTask, ...]) -> Manifest:
-    """Commit another set of tasks, then clear the rows nobody uses any more."""
+def _changed(folder: Path, manifest: Manifest, tasks: tuple[BakedTask, ...], *, clear: bool) -> Manifest:
+    """Commit another set of tasks, then (`clear`) overwrite the rows nobody uses any more."""
     changed = _commit(folder, manifest, tasks)
     gone = tuple(sorted(manifest.used - changed.used))
-    if gone:
-        width = int(
-            weights.read_rows(folder / manifest.tables.embedding_file, manifest.tables.embedding, gone[:1]).shape[1]
-        )
-        empty = torch.zeros(len(gone), width, dtype=DTYPES[manifest.dtype])
+    if gone and clear:
+        empty = torch.zeros(len(gone), manifest.backbone.width, dtype=DTYPES[manifest.dtype])
         weights.write_rows(folder / manifest.tables.embedding_file, manifest.tables.embedding, gone, empty)
     return changed
 
