@@ -12,7 +12,7 @@ from clinprompt.backbone.encoding import Encoded
 from clinprompt.backbone.model import Backbone
 from clinprompt.errors import TaskError, TrainingError, unknown_name
 from clinprompt.experiments.cells import FORMAT, CellPlan, Group, digest_of, records_digest
-from clinprompt.experiments.protocol import FULL, ZERO_SHOT, Protocol, Shots
+from clinprompt.experiments.protocol import FULL, Protocol, Shots
 from clinprompt.experiments.store import Store
 from clinprompt.methods.registry import MethodSpec, find_method
 from clinprompt.prompts.artifact import Metaprompt, load_metaprompt
@@ -130,7 +130,7 @@ class Workbench:
     # -- identities ---------------------------------------------------------------------------------------------------
 
     def groups(self) -> list[Group]:
-        """All cells of the sweep, grouped by what is tuned together, in the order of the protocol's shots and methods."""
+        """All cells of the sweep, grouped by what is tuned together, in the order of the shots and methods."""
         return [
             group
             for shots in dict.fromkeys((*self.protocol.shots, 0))  # zero-shot is a cell at 0 whatever is listed
@@ -267,8 +267,3 @@ def definition_digest(task: TaskDefinition) -> str:
 
 def _shares(spec: MethodSpec) -> bool:
     return spec.adapt.get("mode") == "group"
-
-
-def needs_nothing(spec: MethodSpec, shots: Shots) -> bool:
-    """Whether a cell is answered without any training or examples."""
-    return spec.name == ZERO_SHOT or (spec.trains and shots == 0)
