@@ -250,3 +250,22 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = run("demo", "--fast", "--backbone", "tiny", "--out", tmp_path)
     assert "synthetic" in text and "sample-events" in text
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("scores.json")} == stamps, "scores are reused"
+
+
+def test_one_adapter_for_all_tasks_of_a_suite(place: Path, tmp_path: Path) -> None:
+    suite, out = place / "suite.yaml", tmp_path / "together"
+    options = ("--backbone", "tiny", "--method", "mtl-lora", "--rank", 2, "--steps", 2, "--limit", 8, "--out", out)
+    found = run_json("learn", suite, *options, "--score", 2)
+    assert [row["task"] for row in found["tasks"]] == ["find-problems", "infer"]
+    assert all(0 < row["validation_loss"] < 20 and row["n"] == 2 for row in found["tasks"])
+    file = out / "multitask.safetensors"
+    assert found["file"] == str(file) and found["bytes"] == file.stat().st_size
+    assert run_json("learn", suite, *options)["digest"] == found["digest"]
+    scored = run_json("evaluate", file, place / "infer.yaml", "--task", "infer", "--limit", 3, "--write")
+    assert scored["n"] == 3
+    shown = run_json("inspect", file, "--task", "infer")
+    assert shown["shown"] == "infer" and shown["card"]["metrics"]["test"]["infer"]["n"] == 3
+    assert len(shown["changes"]) == 8 and all(line["relative"] is not None for line in shown["changes"])
+    note = tmp_path / "note.txt"
+    note.write_text("She has gout.", encoding="utf-8")
+    assert json.loads(run("predict", file, note, "--task", "find-problems"))["task"] == "find-problems"

@@ -95,7 +95,7 @@ def test_unknown_names(meta: Path, place: Path, tmp_path: Path) -> None:
     assert "Did you mean 'open-clinical'?" in error("learn", "open-clinica", "--backbone", "tiny", *out)
     assert "Did you mean 'infer'?" in error("predict", meta, "--source", "infr")
     assert error("evaluate", meta, "--json").startswith(
-        "a metaprompt holds several tasks; name one with --source: find-p"
+        "a metaprompt holds several tasks; name one with --task: find-p"
     )
     assert "Presets:" in error("learn", place / "suite.yaml", "--backbone", "no-such-model", *out)
 

@@ -20,7 +20,7 @@ from clinprompt.errors import ArtifactError, TaskError, TrainingError
 from clinprompt.evaluation.answerer import Answerer, of_source, of_task, zero_shot
 from clinprompt.evaluation.evaluate import Evaluation, evaluate_records
 from clinprompt.evaluation.inputs import read_inputs
-from clinprompt.methods.registry import METHODS
+from clinprompt.methods.registry import METHODS, find_multitask
 from clinprompt.prompts.artifact import (
     ADAPTERS,
     Metaprompt,
@@ -32,6 +32,7 @@ from clinprompt.prompts.artifact import (
     save_task,
 )
 from clinprompt.prompts.artifact import load_task as load_task_file
+from clinprompt.prompts.multitask import MultitaskAdapter, load_multitask, save_multitask
 from clinprompt.records import Record
 from clinprompt.suites import TaskData
 from clinprompt.task_lookup import is_permissive, load_suite, load_task
@@ -39,13 +40,15 @@ from clinprompt.tasks.codec import Prediction
 from clinprompt.tasks.definition import TaskDefinition
 from clinprompt.training import adapt as adapting
 from clinprompt.training import learn as learning
+from clinprompt.training.multitask import MultitaskSettings
 from clinprompt.training.processes import Processes
 from clinprompt.training.settings import AdaptSettings, LearnSettings, load_settings
 
 EMBEDDED = "embedded"
 ZERO_SHOT = "zero-shot"
 TaskLike = str | Path | TaskData
-ArtifactLike = str | Path | Metaprompt | TaskPrompt
+Artifact = Metaprompt | TaskPrompt | MultitaskAdapter
+ArtifactLike = str | Path | Artifact
 S = TypeVar("S", bound=BaseModel)
 
 # --- learn and adapt --------------------------------------------------------------------------------------------------
@@ -170,7 +173,7 @@ def evaluate(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Score a task file (or a metaprompt's `source` task, or ``"zero-shot"``) on a split of a task.
+    """Score a task file (or task `source` of a metaprompt or multi-task adapter, or ``"zero-shot"``) on a split.
 
     Without `task` the file's own task is meant: its name must be a catalog id or a synthetic task's.
     """
@@ -215,14 +218,15 @@ def inspect(
 
 def answerer(
     backbone: Backbone,
-    artifact: Metaprompt | TaskPrompt | None,
+    artifact: Artifact | None,
     *,
     source: str | None = None,
     task: TaskDefinition | None = None,
 ) -> Answerer:
-    """What answers: a task file, a metaprompt's source task, or (None) the bare instruction of `task`.
+    """What answers: a task file, the task `source` of a metaprompt or a multi-task adapter, or (None) the bare
+    instruction of `task`.
 
-    Raises TaskError when the artifact answers another type of task, ArtifactError for a metaprompt without `source`.
+    Raises TaskError when the artifact answers another type of task, ArtifactError for several tasks and no `source`.
     """
     if artifact is None:
         if task is None:
@@ -233,30 +237,36 @@ def answerer(
             raise ArtifactError("--source names a task inside a metaprompt, but this is a task file: leave it out.")
         own, found = artifact.task, of_task(backbone, artifact, task)
     else:
-        if source is None:
-            names = ", ".join(artifact.names)
-            raise ArtifactError(f"a metaprompt holds several tasks; name one with --source: {names}.")
-        found = of_source(backbone, artifact, source, task)
-        own = artifact.card.tasks[artifact.row(source)]
+        own = own_definition(artifact, source)
+        if isinstance(artifact, Metaprompt):
+            found = of_source(backbone, artifact, own.name, task)
+        else:
+            found = of_task(backbone, artifact.of(own.name), task)
     if task is not None and task.type != own.type:
         raise TaskError(f"{task.name!r} is a {task.type} task, but this prompt is one for {own.type} ({own.name}).")
     return found
 
 
-def own_task(artifact: Metaprompt | TaskPrompt | None, source: str | None) -> str:
+def own_task(artifact: Artifact | None, source: str | None) -> str:
     """The name of the task that an artifact answers."""
     return own_definition(artifact, source).name
 
 
-def own_definition(artifact: Metaprompt | TaskPrompt | None, source: str | None) -> TaskDefinition:
-    """The task that an artifact answers: a task file's own, or the `source` task of a metaprompt."""
+def own_definition(artifact: Artifact | None, source: str | None) -> TaskDefinition:
+    """The task that an artifact answers: a task file's own, or the one named `source` of several."""
     if artifact is None:
         raise TaskError("zero-shot needs a task: give a catalog id or the path of a task YAML.")
     if isinstance(artifact, TaskPrompt):
         return artifact.task
     if source is None:
-        raise ArtifactError(f"a metaprompt holds several tasks; name one with --source: {', '.join(artifact.names)}.")
+        raise ArtifactError(
+            f"{_kind(artifact)} holds several tasks; name one with --task: {', '.join(artifact.names)}."
+        )
     return artifact.card.tasks[artifact.row(source)]
+
+
+def _kind(artifact: Metaprompt | MultitaskAdapter) -> str:
+    return "a metaprompt" if isinstance(artifact, Metaprompt) else "a multi-task adapter"
 
 
 # --- names into things ------------------------------------------------------------------------------------------------
@@ -267,7 +277,7 @@ def as_backbone(backbone: str | Path | Backbone) -> Backbone:
     return backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
 
 
-def backbone_of(artifact: Metaprompt | TaskPrompt | None) -> str:
+def backbone_of(artifact: Artifact | None) -> str:
     """The name of the backbone an artifact was made on; the embedded one for none."""
     return artifact.card.backbone.name if artifact else EMBEDDED
 
@@ -285,14 +295,17 @@ def artifact_path(name: str | Path) -> Path:
     return path
 
 
-def load_artifact(file: ArtifactLike, metaprompts: Sequence[Path] = ()) -> Metaprompt | TaskPrompt:
-    """A metaprompt or task file by path; what is loaded already is returned as it is."""
-    if isinstance(file, Metaprompt | TaskPrompt):
+def load_artifact(file: ArtifactLike, metaprompts: Sequence[Path] = ()) -> Artifact:
+    """A metaprompt, task file or multi-task adapter by path; what is loaded already is returned as it is."""
+    if not isinstance(file, str | Path):
         return file
     path = artifact_path(file)
     if path.is_dir():
         raise ArtifactError(f"{path}: is a folder. Name the .safetensors file in it.")
-    return load_metaprompt(path) if artifact_kind(path) == "metaprompt" else load_task_file(path, list(metaprompts))
+    kind = artifact_kind(path)
+    if kind == "multitask":
+        return load_multitask(path)
+    return load_metaprompt(path) if kind == "metaprompt" else load_task_file(path, list(metaprompts))
 
 
 def load_artifact_as(file: str | Path, kind: Literal["metaprompt"]) -> Metaprompt:
@@ -303,7 +316,7 @@ def load_artifact_as(file: str | Path, kind: Literal["metaprompt"]) -> Metapromp
     return load_metaprompt(path)
 
 
-def with_metrics(artifact: Metaprompt | TaskPrompt, path: Path, found: Evaluation, source: str | None) -> None:
+def with_metrics(artifact: Artifact, path: Path, found: Evaluation, source: str | None) -> None:
     """Write an evaluation into the card of a file, under its split (and source task)."""
     entry = {"n": found.n, "metrics": found.summary()["metrics"]}
     metrics = dict(artifact.card.metrics)
@@ -313,6 +326,9 @@ def with_metrics(artifact: Metaprompt | TaskPrompt, path: Path, found: Evaluatio
         return
     metrics[found.split] = {**metrics.get(found.split, {}), str(source): entry}
     card = artifact.card.model_copy(update={"metrics": metrics})
+    if isinstance(artifact, MultitaskAdapter):
+        save_multitask(MultitaskAdapter(artifact.tensors, card), path)
+        return
     save_metaprompt(Metaprompt(artifact.shared, artifact.u, artifact.v, card), path)
 
 
@@ -338,6 +354,21 @@ def settings_for(
         rates = {key: value for key, value in (overrides or {}).items() if value is not None}
         given |= {key: rates.get(key, value) for key, value in METHODS[method].grid[0].items()}
     return load_settings(kind, config, given)
+
+
+def multitask_settings(
+    method: str, config: Path | None = None, overrides: dict[str, Any] | None = None
+) -> MultitaskSettings:
+    """Settings of one adapter for several tasks, weakest first: the defaults, the first learning rate of the method's
+    tuning grid, a YAML file, overrides. Raises TrainingError for unknown methods and keys."""
+    load_settings(MultitaskSettings, config)  # errors name the file
+    named = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}) if config else {}
+    if named.get("method", method) != method:
+        raise TrainingError(f"{config}: is for method {named['method']}, not {method}.")
+    given = dict(overrides or {}) | {"method": method}
+    if "learning_rate" not in (named.get("loop") or {}):
+        given |= {key: given.get(key) or rate for key, rate in find_multitask(method).grid[0].items()}
+    return load_settings(MultitaskSettings, config, given)
 
 
 def require_out(out: Path, tasks: int) -> None:

@@ -10,17 +10,26 @@ from clinprompt.adapters.inspect import changes
 from clinprompt.backbone.model import Backbone
 from clinprompt.prompts.artifact import Metaprompt, TaskPrompt, require_backbone
 from clinprompt.prompts.inspect import departures, describe, nearest_tokens, norms, task_similarity
+from clinprompt.prompts.multitask import MultitaskAdapter
 
 
 def portrait(
-    path: Path, artifact: Metaprompt | TaskPrompt, backbone: Backbone | None, neighbours: int, source: str | None = None
+    path: Path,
+    artifact: Metaprompt | TaskPrompt | MultitaskAdapter,
+    backbone: Backbone | None,
+    neighbours: int,
+    source: str | None = None,
 ) -> dict[str, Any]:
     """JSON-ready. A metaprompt's positions are those of P*, or of the prompt of its task `source`.
 
-    An adapter has no positions: `changes` says what it does to each part of the backbone. Without a backbone the parts
+    An adapter has no positions: `changes` says what it does to each part of the backbone, one for several tasks what it
+    does for task `source` (by default its first). Without a backbone the parts
     that need one (nearest tokens, norms of the vocabulary, changes) are left out.
     """
     found = describe(path)
+    if isinstance(artifact, MultitaskAdapter):
+        found["shown"] = source or artifact.names[0]
+        artifact = artifact.of(found["shown"])
     if isinstance(artifact, Metaprompt):
         names, matrix = task_similarity(artifact)
         found["similarity"] = {"tasks": names, "cosine": matrix}

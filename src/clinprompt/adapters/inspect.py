@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from clinprompt.adapters.bank import AdapterBank
+from clinprompt.adapters.family import FamilyBank
 from clinprompt.adapters.files import bank_of
 from clinprompt.adapters.joint import JointBank
 from clinprompt.adapters.lora import LoraBank
@@ -22,11 +23,14 @@ def changes(backbone: Backbone, task: TaskPrompt) -> list[dict[str, Any]]:
     """One line per changed part: `part`, the `norm` of the change, and its ratio to what was there (`relative`).
 
     LoRA: `alpha / rank · B A` beside W. Prefix: keys and values per layer; nothing was there, so `relative` is None.
+    A multi-task adapter: its update beside W, or, where it routes by its input, the norms of its parameters.
     All weights: the difference to the backbone's. 4-bit weights have no norm to compare with: None.
     """
     bank = bank_of(backbone, task)
     if isinstance(bank, JointBank):
         return [*_prefix(bank.prefix), *(_lora(backbone, bank.lora, name) for name in bank.lora.modules)]
+    if isinstance(bank, FamilyBank):
+        return _family(backbone, bank)
     if isinstance(bank, LoraBank):
         return [_lora(backbone, bank, name) for name in bank.modules]
     if isinstance(bank, PrefixBank):
@@ -41,6 +45,18 @@ def _prefix(bank: AdapterBank) -> list[dict[str, Any]]:
         for name, values in bank.values().items()
         for layer in range(values.shape[1])
     ]
+
+
+def _family(backbone: Backbone, bank: FamilyBank) -> list[dict[str, Any]]:
+    if not bank.mergeable:
+        return [_line(name, values[0], None) for name, values in bank.values().items()]
+    lines = []
+    for name, update in bank.merged(0).items():
+        site = bank.sites[name]
+        weight = backbone.model.get_parameter(f"{site.module}.{site.weight}")
+        own = weight if site.expert is None else weight[site.expert]
+        lines.append(_line(name, update, own if weight.is_floating_point() else None))
+    return lines
 
 
 def _lora(backbone: Backbone, bank: LoraBank, name: str) -> dict[str, Any]:

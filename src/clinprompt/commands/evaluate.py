@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    file: Annotated[str, typer.Argument(help="A task file, a metaprompt (with --source), embedded, or zero-shot.")],
+    file: Annotated[
+        str,
+        typer.Argument(help="A task file, a metaprompt or multi-task adapter (with --task), embedded, or zero-shot."),
+    ],
     task: Annotated[
         str | None,
         typer.Argument(help="Whose data to score on: corpus id or task YAML. Default: the file's own task, by name."),

@@ -28,16 +28,33 @@ def learn(
             help="sample, open-clinical, open-clinical-permissive, or a suite YAML. With --extend: TASK...",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the run; the result is metaprompt.safetensors in it.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the result is a .safetensors file in it.")],
     teacher_steps: Annotated[int | None, typer.Option(help="Steps of the teachers.", show_default=False)] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the metaprompt.", show_default=False)] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Of teachers and P*; default: the preset's.", show_default=False)
     ] = None,
     prompt_length: Annotated[int | None, typer.Option(help="Default: the preset's.", show_default=False)] = None,
-    rank: Annotated[int | None, typer.Option(help="Of the task vectors.", show_default=False)] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="Of the task vectors, or of the adapter.", show_default=False)
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Training records per source.", show_default=False)] = None,
     score: Annotated[int, typer.Option(help="Also score so many validation records of each source.")] = 0,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of a metaprompt one adapter for all tasks: lora, prefix, lora+prefix, peml, mtl-lora, "
+            "multilora, c-poly, moelora, mixlora, loramoe. Its settings: `adapter` in --config.",
+            show_default=False,
+        ),
+    ] = None,
+    architecture: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of --method peml: the network of its prefix, a YAML of `clinprompt search` or by hand.",
+            show_default=False,
+        ),
+    ] = None,
     extend: Annotated[
         str | None,
         typer.Option(
@@ -90,6 +107,7 @@ def learn(
       clinprompt learn sample --out runs/sample
       clinprompt learn open-clinical --data-dir corpora --out runs/open --dry-run
       clinprompt learn my-suite.yaml --backbone llama-3.1-8b --device cuda --out runs/mine
+      clinprompt learn open-clinical --data-dir corpora --method mtl-lora --out runs/mtl-lora
       clinprompt learn --extend runs/mine/metaprompt.safetensors new-task.yaml --old my-suite.yaml --out runs/more
     """
     from clinprompt import api
@@ -110,6 +128,20 @@ def learn(
         "limit": limit,
         "seed": seed,
     }
+    if architecture is not None and method != "peml":
+        raise TrainingError("--architecture belongs to --method peml; leave it out.")
+    if method is not None:
+        from clinprompt.commands import multitask
+
+        mpt = {"--teacher-steps": teacher_steps, "--prompt-length": prompt_length, "--extend": extend, "--shard": shard}
+        multitask.check_options(method, mpt | {"--dry-run": dry_run})
+        suite = _only_suite(tasks, keep, old)
+        changes = {"loop.steps": steps, "loop.learning_rate": learning_rate, "adapter.rank": rank}
+        changes |= {"adapter.architecture": multitask.network(architecture)}
+        changes |= {"limit": limit, "seed": seed}
+        ask = multitask.Request(suite, method, out, data_dir, config, changes, score)
+        multitask.learn_together(ask, choice, as_json, quiet)
+        return
     if extend is not None:
         _check_extension(prompt_length, rank)
         from clinprompt.commands.extend import Request

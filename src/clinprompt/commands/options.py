@@ -64,7 +64,15 @@ Metaprompts = Annotated[
     list[Path] | None,
     typer.Option("--metaprompt", help="Where to look for the metaprompt of a file that holds task vectors only."),
 ]
-Source = Annotated[str | None, typer.Option(help="Which source task of a metaprompt is meant.", show_default=False)]
+Source = Annotated[
+    str | None,
+    typer.Option(
+        "--source",
+        "--task",
+        help="Which source task of a metaprompt, or which task of a multi-task adapter, is meant.",
+        show_default=False,
+    ),
+]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    file: Annotated[str, typer.Argument(help="A task file, or a metaprompt with --source.")],
+    file: Annotated[str, typer.Argument(help="A task file, or a metaprompt or multi-task adapter with --task.")],
     inputs: Annotated[
         list[Path] | None,
         typer.Argument(metavar="[INPUT]...", help="Text files, folders, JSON Lines; none or - is standard input."),

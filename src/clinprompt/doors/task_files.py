@@ -7,6 +7,7 @@ from pathlib import Path
 from clinprompt import api
 from clinprompt.errors import ArtifactError, TaskError
 from clinprompt.prompts.artifact import Metaprompt, TaskPrompt, save_task
+from clinprompt.prompts.multitask import MultitaskAdapter
 
 
 def task_file(task: str, metaprompt: str | None) -> TaskPrompt:
@@ -15,6 +16,10 @@ def task_file(task: str, metaprompt: str | None) -> TaskPrompt:
         found = api.load_artifact(task, [api.artifact_path(metaprompt)] if metaprompt else [])
         if isinstance(found, TaskPrompt):
             return found
+        if isinstance(found, MultitaskAdapter):
+            raise ArtifactError(
+                f"{task}: an adapter of several tasks ({', '.join(found.names)}); save one of them alone."
+            )
         raise ArtifactError(f"{task}: a metaprompt; give it as `metaprompt` and its tasks' names as `tasks`.")
     if metaprompt is None:
         raise TaskError(f"clinprompt: task {task!r} is no .safetensors file; to mean a source task, set `metaprompt`.")
