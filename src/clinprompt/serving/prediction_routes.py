@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 
+from clinprompt.errors import TaskError
 from clinprompt.records import Record
 from clinprompt.serving.access import allowed
 from clinprompt.serving.documents import answer_of, record_of, require_fields
@@ -73,6 +74,8 @@ async def answers(
     service: Service, tasks: Sequence[ServedTask], records: Sequence[Record], *, constrained: bool = False
 ) -> list[tuple[Asked, Answer]]:
     """Every task's answer about every record, document by document. Raises TooLarge, EngineBusy, TaskError."""
+    if constrained and not service.engine.constrains:
+        raise TaskError("constrained: this server's engine cannot do that; leave it out.")
     await require_size(service, records)
     asked = [await ask(service.engine, task, record) for record in records for task in tasks]
     questions = sum(len(one.examples) for one in asked)

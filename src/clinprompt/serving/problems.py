@@ -164,8 +164,9 @@ def _place(location: Sequence[str | int], names: frozenset[str]) -> str:
 
 
 def _field_names(app: FastAPI) -> Iterator[str]:
-    """Every property name of the API's own schemas."""
-    for schema in app.openapi().get("components", {}).get("schemas", {}).values():
+    """Every name in the API's own schemas."""
+    for kind, schema in app.openapi().get("components", {}).get("schemas", {}).items():
+        yield kind
         yield from schema.get("properties", {})
     yield from ("body", "query", "path", "header", "names", "name")
 
