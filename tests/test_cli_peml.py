@@ -1,0 +1,70 @@
+"""The search on the command line, and what is trained with its result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests import cli_workspace
+from tests.test_cli import run, run_json
+from tests.test_cli_errors import error
+
+pytest.importorskip("optuna", reason="the outer search needs the extra `search`")
+
+CONFIG = """\
+trials: 1
+depths: [1]
+lengths: [3]
+widths: [8]
+hiddens: [4]
+limit: 6
+validation_records: 2
+relax:
+  operations: [zero, mlp-tanh, norm]
+  lora: {rank: 2}
+  loop: {steps: 2, batch_size: 2, validation_limit: 2}
+"""
+
+
+def test_a_search_is_trained_on_and_its_architecture_taken_back(tmp_path: Path) -> None:
+    place, out = cli_workspace.make(tmp_path / "corpora"), tmp_path / "search"
+    (place / "search.yaml").write_text(CONFIG)
+    asked = ("search", place / "suite.yaml", "--config", place / "search.yaml", "--backbone", "tiny", "--out", out)
+    found = run_json(*asked, "--then", "continue", "--then-steps", 2)
+    assert found["trials"][0]["gap"] == pytest.approx(
+        found["trials"][0]["discrete_loss"] - found["trials"][0]["relaxed_loss"]
+    )
+    assert set(found["trained"]["validation_loss"]) == {"find-problems", "infer"}
+    again = run("search", *asked[1:])
+    assert "trial" in again and "architecture.yaml" in again
+    card = run_json("inspect", out / "adapter-continued" / "multitask.safetensors", "--task", "infer")["card"]
+    assert card["adapter"]["architecture"] == found["architecture"]
+    scored = run_json(
+        *("evaluate", out / "adapter-continued" / "multitask.safetensors", place / "infer.yaml"),
+        *("--task", "infer", "--limit", 2),
+    )
+    assert scored["n"] == 2
+    file, steps = tmp_path / "one.safetensors", ("--backbone", "tiny", "--steps", 2, "--rank", 2, "--score", 0)
+    run_json(
+        *("adapt", "none", place / "find.yaml", "--method", "peml", "--order", "sequential", "--limit", 6),
+        *("--architecture", out / "architecture.yaml", *steps, "--out", file),
+    )
+    described = run_json("inspect", file)["card"]
+    assert described["method"] == "peml" and described["adapter"]["architecture"] == found["architecture"]
+    note = tmp_path / "note.txt"
+    note.write_text("She has gout.", encoding="utf-8")
+    assert json.loads(run("predict", file, note))["task"] == "find-problems"
+
+
+def test_what_a_method_cannot_use_is_refused(tmp_path: Path) -> None:
+    place, file = cli_workspace.make(tmp_path), tmp_path / "network.yaml"
+    file.write_text("operations: [norm]\n")
+    adapt = ("adapt", "none", place / "find.yaml", "--backbone", "tiny", "--out", tmp_path / "x.safetensors")
+    assert "--architecture belongs to --method peml" in error(*adapt, "--method", "lora+prefix", "--architecture", file)
+    learn = ("learn", place / "suite.yaml", "--backbone", "tiny", "--out", tmp_path / "x")
+    assert "--architecture belongs to --method peml" in error(*learn, "--method", "lora", "--architecture", file)
+    search = ("search", place / "suite.yaml", "--backbone", "tiny", "--out", tmp_path / "x")
+    assert "retrain or continue" in error(*search, "--then", "stop")
+    assert "belongs to --then" in error(*search, "--then-steps", 3)
