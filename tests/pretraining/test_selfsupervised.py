@@ -136,3 +136,13 @@ def test_repeated_and_forbidden_texts_are_dropped(documents: list[Document]) -> 
 
 def test_material_is_plain_data() -> None:
     assert Material([], [], {}).windows == []
+
+
+def test_an_idea_can_be_left_out(documents: list[Document]) -> None:
+    classes = word_classes([tokens(d.text) for d in documents], least=3, dimensions=8)
+    without = Mixture(documents, classes, seed=4, leave_out=frozenset(("coded", "judged", "guidelines")))
+    examples = [example for _ in range(200) for example in without.episode()]
+    assert examples and all(example.code is None for example in examples)
+    assert all(text_and_answer(example)[0].startswith("Find: ") for example in examples)
+    assert not any(d.key.startswith(("guideline:", "terms:", "head")) for d in without.defined)
+    assert any(e.code is not None for _ in range(200) for e in Mixture(documents, classes, seed=4).episode())
