@@ -66,7 +66,7 @@ class Workbench:
             for split in ("train", "test"):
                 if not data.splits[split]:
                     raise TaskError(f"target {name}: no {split} records, and a benchmark needs them.")
-            limits = self.protocol.target_limits.get(name, {})
+            limits = {str(split): most for split, most in self.protocol.target_limits.get(name, {}).items()}
             kept = {split: sample_records(name, found, limits.get(split)) for split, found in data.splits.items()}
             self._available[name] = len(data.splits["test"])
             self._targets[name] = TaskData(data.task, data.role, kept, data.licence) if limits else data

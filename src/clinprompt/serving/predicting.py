@@ -30,7 +30,7 @@ class Answer:
     """A prediction and how sure the model was (`clinprompt.serving.confidence`).
 
     `entities` and `relations` run beside those of the prediction's record, `ungrounded` beside its ungrounded mentions;
-    an entity that was given, not found, has no confidence. `confidence` is that of a single answer: label, option, text.
+    an entity that was given, not found, has none. `confidence` is that of a single answer: label, option, text.
     `written`: tokens generated.
     """
 
