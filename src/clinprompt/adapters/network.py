@@ -76,7 +76,7 @@ class NetworkBank(AdapterBank):
         mixture = self.relaxation.weights() if self.relaxation else None
         hidden = compute_network(self.slots, chosen, mixture)
         flat = hidden @ chosen[PROJECTION] + chosen[BIAS][:, None]  # (n, m, 2·layers·heads·width)
-        parts = flat.unflatten(-1, (2, self.shape.layers, self.shape.heads, self.shape.width))
+        parts = flat.view(*flat.shape[:2], 2, self.shape.layers, self.shape.heads, self.shape.width)
         keys, values = parts.permute(2, 0, 3, 4, 1, 5).unbind(0)
         return keys, values
 

@@ -136,7 +136,7 @@ def learn(
         mpt = {"--teacher-steps": teacher_steps, "--prompt-length": prompt_length, "--extend": extend, "--shard": shard}
         multitask.check_options(method, mpt | {"--dry-run": dry_run})
         suite = _only_suite(tasks, keep, old)
-        changes = {"loop.steps": steps, "loop.learning_rate": learning_rate, "adapter.rank": rank}
+        changes: dict[str, Any] = {"loop.steps": steps, "loop.learning_rate": learning_rate, "adapter.rank": rank}
         changes |= {"adapter.architecture": multitask.network(architecture)}
         changes |= {"limit": limit, "seed": seed}
         ask = multitask.Request(suite, method, out, data_dir, config, changes, score)

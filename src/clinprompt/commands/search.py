@@ -159,8 +159,8 @@ def _report(
     say(f"{out / ARCHITECTURE}: {' → '.join(chosen.operations)}, from trial {found.best + 1}; {DIAGRAM} beside it")
     say(f"{len(found.trials)} trials cost {duration(found.seconds)} and {quantity(found.tokens)} tokens.")
     if trained is not None:
-        losses = trained.fit.validation
-        held = losses[~losses.isnan()]
+        judged = trained.fit.validation
+        held = judged[~judged.isnan()]
         say(f"peml on {len(trained.adapter.names)} tasks: mean validation loss {float(held.mean()):.3f}")
 
 
