@@ -125,11 +125,14 @@ def test_another_backbone_is_refused(meta: Path, place: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--method", "lorra"), "settings: `method`: Input should be 'mpt', 'pt', 'spot', 'prefix', 'lora' or 'full'"),
+        (("--method", "lorra"), "settings: `method`: Input should be 'mpt', 'pt', 'spot', 'prefix', 'lora', 'full', "),
         (("--method", "pt", "--mode", "full"), "--mode belongs to --method mpt; pt does not have it. Leave it out."),
-        (("--method", "full", "--rank", "4"), "--rank belongs to --method lora; full does not have it."),
+        (
+            ("--method", "full", "--rank", "4"),
+            "--rank belongs to --method lora, lora+prefix, peml; full does not have it.",
+        ),
         (("--method", "lora", "--targets", "query"), "lora.targets: no linear layer is called 'query'. Known: "),
-        (("--prompt-length", "9"), "--prompt-length belongs to --method pt, prefix; mpt does not have it."),
+        (("--prompt-length", "9"), "--prompt-length belongs to --method pt, prefix, lora+prefix, peml; mpt does not"),
         (("--mode", "half"), "settings: `mode`: Input should be 'full', 'vectors', 'group' or 'shared'"),
         (("--learning-rate", "-1"), "settings: `loop.learning_rate`: Input should be greater than 0"),
         (("--start", "nobody"), "unknown source task 'nobody'. Known: find-problems, infer."),
@@ -146,7 +149,9 @@ def test_no_option_is_ignored(
 
 def test_methods_that_need_a_metaprompt(place: Path, tmp_path: Path) -> None:
     message = error("adapt", "none", place / "find.yaml", "--method", "spot", "--out", tmp_path / "x.safetensors")
-    assert message.startswith("`none` instead of a metaprompt needs --method pt, prefix, lora or full, not spot.")
+    assert message.startswith(
+        "`none` instead of a metaprompt needs --method pt, prefix, lora, lora+prefix, peml or full"
+    )
 
 
 def test_examples_stand_before_the_bare_instruction(meta: Path, place: Path) -> None:
