@@ -129,7 +129,7 @@ def test_another_backbone_is_refused(meta: Path, place: Path, tmp_path: Path) ->
         (("--method", "pt", "--mode", "full"), "--mode belongs to --method mpt; pt does not have it. Leave it out."),
         (
             ("--method", "full", "--rank", "4"),
-            "--rank belongs to --method lora, lora+prefix, peml; full does not have it.",
+            "--rank belongs to --method lora, lora+prefix, peml; full does",
         ),
         (("--method", "lora", "--targets", "query"), "lora.targets: no linear layer is called 'query'. Known: "),
         (("--prompt-length", "9"), "--prompt-length belongs to --method pt, prefix, lora+prefix, peml; mpt does not"),
