@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from clinprompt.backbone.model import Backbone
 from clinprompt.evaluation.answer_line import answer_line
 from clinprompt.evaluation.predict import predict_task
-from clinprompt.prompts.artifact import save_task
+from clinprompt.prompts.artifact import packaged_metaprompt, save_task
 from clinprompt.records import Record
 from clinprompt.serving.app import create_app
 from clinprompt.serving.keys import create_key
@@ -137,6 +137,10 @@ def test_tasks_come_and_go_over_http(backbone: Backbone, tmp_path: Path) -> None
         save_task(task_file(tiny("llama", seed=4), "o", "summarization"), other)
         assert client.put("/v1/tasks/short", content=other.read_bytes()).status_code == 422
         assert client.put("/v1/tasks/a,b", content=new.read_bytes()).status_code == 422
+        (folder / "shared.safetensors").write_bytes(packaged_metaprompt().read_bytes())
+        taken = client.put("/v1/tasks/shared", content=new.read_bytes())
+        assert taken.status_code == 422 and "name of a metaprompt" in taken.text
+        (folder / "shared.safetensors").unlink()
         assert (folder / "short.safetensors").read_bytes() == new.read_bytes()
         assert client.delete("/v1/tasks/short").status_code == 204
         assert client.delete("/v1/tasks/short").status_code == 404

@@ -71,9 +71,11 @@ class Library:
     async def put(self, name: str, content: bytes) -> ServedTask:
         """Store and serve an uploaded task file; the old one serves until the new one is ready.
 
-        Raises ArtifactError or BackboneError, and then nothing has changed.
+        Raises ArtifactError or BackboneError, and then nothing has changed; so too for the name of a metaprompt in the
+        folder, which tasks may stand on.
         """
         _check_name(name)
+        await asyncio.to_thread(self._require_no_metaprompt, name)
         partial = self.folder / f".{name}{SUFFIX}.upload"
         async with self._changing:
             try:
@@ -89,6 +91,15 @@ class Library:
             self._seen[name] = _stamp(self.path(name))
             self.refused.pop(name, None)
             return task
+
+    def _require_no_metaprompt(self, name: str) -> None:
+        path = self.path(name)
+        try:
+            taken = path.is_file() and artifact_kind(path) == "metaprompt"
+        except ArtifactError:
+            taken = False  # what cannot be read may be replaced
+        if taken:
+            raise ArtifactError(f"{name} is the name of a metaprompt in the task folder; give the task another name.")
 
     async def delete(self, name: str) -> None:
         """Stop serving a task and delete its file. Raises UnknownTask."""
