@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-vllm lint clean
+.PHONY: install demo test test-browser test-vllm lint clean
 
 install: $(STAMP)
 
@@ -18,6 +18,10 @@ demo: install
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Needs a Chromium (Debian: apt-get install chromium).
+test-browser: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "browser and not slow" tests/serving
 
 # The engine has an environment of its own (3.4 GB). TORCH_INDEX: where torch's CPU wheels are; empty: pip's own settings.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from clinprompt.corpora.brat import read_brat
 from clinprompt.serving.page_routes import POLICY
@@ -58,6 +59,7 @@ def read(page: Any, *tasks: str, note: str = NOTE) -> None:
     page.fill("#note", note)
     for task in tasks:
         page.check(f"#task-{task}")
+    page.wait_for_selector("#read .choices:not([aria-busy])")  # fields that a task needs move the button
     page.click("text=Read the note")
     page.wait_for_selector("#results section")
 
@@ -113,7 +115,7 @@ def test_two_versions_side_by_side(browser: Any, served: Running) -> None:
         page = found.page
         page.click("summary:has-text('Compare')")
         box = page.locator("details:has-text('Compare')").last
-        assert "4 the same, 6 only left, 3 only right" in box.inner_text()
+        box.get_by_text("4 the same, 6 only left, 3 only right").wait_for()
         columns = box.locator(".columns > div")
         assert columns.nth(1).locator("mark.differs:has-text('fever')").count() == 1
         assert columns.nth(0).locator("mark:has-text('fever')").count() == 0
@@ -177,7 +179,7 @@ def test_without_a_mouse(browser: Any, served: Running) -> None:
         found.tab_to("note")
         page.keyboard.press("Control+Enter")
         page.wait_for_selector("#results mark")
-        page.wait_for_function("document.activeElement.id === 'results'")
+        expect(page.locator("#results")).to_be_focused()
         for _ in range(4):  # the three downloads, then the first entity
             page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.matches('mark') && document.activeElement.className").count("lit")
@@ -297,4 +299,4 @@ def drop(found: Watched, selector: str, text: str) -> None:
 def test_a_dropped_file_is_read(browser: Any, served: Running) -> None:
     with watched(browser, served.url) as found:
         drop(found, "#note", "Takes aspirin.\r\nDaily.")
-        found.page.wait_for_function("document.querySelector('#note').value === 'Takes aspirin.\\nDaily.'")
+        expect(found.page.locator("#note")).to_have_value("Takes aspirin.\nDaily.")

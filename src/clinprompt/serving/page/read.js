@@ -24,6 +24,8 @@ export function readPart(panel, page) {
   };
   const chosen = new Set();
   let asking = 0;
+  let settled = Promise.resolve();
+  let settling = 0;
 
   const take = async (files) => {
     try {
@@ -85,8 +87,18 @@ export function readPart(panel, page) {
 
   const picked = () => page.tasks().filter((task) => chosen.has(task.name));
 
-  /** The fields that the chosen tasks need beside the note. */
-  async function needs() {
+  /** Show the fields that the chosen tasks need; `settled` ends when the last choice has its fields. */
+  function needs() {
+    const turn = ++settling;
+    choice.setAttribute("aria-busy", "true");
+    settled = neededFields().then((found) => {
+      if (turn !== settling) return;
+      extras.replaceChildren(...found);
+      choice.removeAttribute("aria-busy");
+    });
+  }
+
+  async function neededFields() {
     const found = [];
     try {
       const about = await Promise.all(picked().map((task) => server.card(task.name, task.digest)));
@@ -106,11 +118,12 @@ export function readPart(panel, page) {
     } catch (error) {
       page.fail(error);
     }
-    extras.replaceChildren(...found);
+    return found;
   }
 
   async function read(event) {
     event.preventDefault();
+    await settled;
     const tasks = picked();
     if (!note.value.trim()) return page.fail(new Error("There is no note yet: paste one, or drop a text file."));
     if (!tasks.length) return page.fail(new Error("No task is chosen: tick at least one."));
