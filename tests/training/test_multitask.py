@@ -12,7 +12,8 @@ from clinprompt.backbone.model import Backbone
 from clinprompt.errors import ArtifactError, BackboneError, TrainingError
 from clinprompt.prompts.artifact import load_task, save_task
 from clinprompt.prompts.multitask import MultitaskAdapter, load_multitask, save_multitask
-from clinprompt.training.multitask import FILE, MultitaskSettings, learn_multitask, multitask_examples
+from clinprompt.training.learn import source_examples
+from clinprompt.training.multitask import FILE, MultitaskSettings, learn_multitask
 from clinprompt.training.multitask_banks import MULTITASK_METHODS, multitask_bank
 from clinprompt.training.settings import LoopSettings
 from tests.models import tiny
@@ -50,7 +51,7 @@ def test_resume_is_exact_and_the_file_answers_as_the_training_did(method: str, t
     for row, source in enumerate(sources()):
         save_task(read.of(source.task.name), tmp_path / "task.safetensors")
         bank = bank_of(backbone, load_task(tmp_path / "task.safetensors"))
-        held = multitask_examples(backbone, source, settings(method), bank.length, read.card.position).validation
+        held = source_examples(backbone, source, settings(method), bank.length, read.card.position).validation
         torch.testing.assert_close(loss_of(backbone, bank, held), whole.fit.validation[row], atol=1e-5, rtol=1e-5)
 
 

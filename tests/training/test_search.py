@@ -74,9 +74,10 @@ def test_an_interrupted_search_ends_as_an_uninterrupted_one(tmp_path: Path) -> N
 @pytest.mark.parametrize("rule", ["gumbel", "straight-through"])
 def test_weights_and_logits_learn_from_different_halves(rule: str) -> None:
     backbone, settings = tiny(), RELAX.model_copy(update={"rule": rule})
-    from clinprompt.training.multitask import MultitaskSettings, multitask_examples
+    from clinprompt.training.learn import source_examples
+    from clinprompt.training.multitask import MultitaskSettings
 
-    examples = [multitask_examples(backbone, ner_task(), MultitaskSettings(), 4, "front")]
+    examples = [source_examples(backbone, ner_task(), MultitaskSettings(), 4, "front")]
     first, second = halves(examples, 0)
     seen = [
         {e.ids.tobytes() if hasattr(e.ids, "tobytes") else tuple(e.ids) for e in p[0].train} for p in (first, second)
@@ -94,8 +95,9 @@ def test_weights_and_logits_learn_from_different_halves(rule: str) -> None:
 
 def test_tasks_too_small_to_halve_are_named() -> None:
     backbone = tiny()
-    from clinprompt.training.multitask import MultitaskSettings, multitask_examples
+    from clinprompt.training.learn import source_examples
+    from clinprompt.training.multitask import MultitaskSettings
 
-    one = [multitask_examples(backbone, ner_task(count=1), MultitaskSettings(), 4, "front")]
+    one = [source_examples(backbone, ner_task(count=1), MultitaskSettings(), 4, "front")]
     with pytest.raises(TrainingError, match="task find: 1 training example; a search needs at least two"):
         halves(one, 0)

@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from clinprompt.backbone.presets import BackbonePreset
 from clinprompt.errors import TrainingError
 from clinprompt.methods.registry import METHODS, MethodSpec, find_method
-from clinprompt.training.settings import AdaptSettings, LearnSettings, changed
+from clinprompt.training.settings import AdaptSettings, LearnSettings, changed, read_mapping
 
 FULL: Literal["full"] = "full"
 Shots = int | Literal["full"]
@@ -168,16 +167,7 @@ def load_protocol(path: Path | None, overrides: Mapping[str, Any]) -> Protocol:
 
     Raises TrainingError naming the file and the key.
     """
-    raw: Any = {}
-    if path is not None:
-        try:
-            raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except FileNotFoundError:
-            raise TrainingError(f"{path}: no such benchmark configuration") from None
-        except yaml.YAMLError as error:
-            raise TrainingError(f"{path}: not valid YAML: {getattr(error, 'problem', error)}") from None
-        if not isinstance(raw, dict):
-            raise TrainingError(f"{path}: a benchmark configuration is a mapping")
+    raw = read_mapping(path)
     given = {key: value for key, value in overrides.items() if value is not None}
     merged = {**raw, "limits": {**(raw.get("limits") or {}), **(given.pop("limits", None) or {})}}
     steps = given.pop("steps", None)

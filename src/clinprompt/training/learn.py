@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from pydantic import BaseModel
@@ -178,8 +178,21 @@ def _check(sources: Sequence[SourceTask]) -> None:
         raise TrainingError("a metaprompt is learned from at least two source tasks; use `adapt` to learn one task")
 
 
+class ExampleLimits(Protocol):
+    """What the settings of a training say about its examples: LearnSettings, MultitaskSettings."""
+
+    @property
+    def limit(self) -> int: ...
+    @property
+    def validation_records(self) -> int: ...
+    @property
+    def target_reserve(self) -> int: ...
+    @property
+    def window(self) -> int | None: ...
+
+
 def source_examples(
-    backbone: Backbone, source: SourceTask, settings: LearnSettings, length: int, position: PromptPosition
+    backbone: Backbone, source: SourceTask, settings: ExampleLimits, length: int, position: PromptPosition
 ) -> TaskExamples:
     """The encoded examples of a source task, sampled by hash up to the settings' limits."""
     name = source.task.name

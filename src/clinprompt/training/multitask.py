@@ -24,8 +24,8 @@ from clinprompt.errors import TrainingError
 from clinprompt.prompts.artifact import Card, backbone_note
 from clinprompt.prompts.multitask import MultitaskAdapter, save_multitask
 from clinprompt.training.batching import TaskExamples
-from clinprompt.training.examples import answer_limit, examples_digest, prepare, sample_records
-from clinprompt.training.learn import SourceTask, claim_folder, data_note, portable
+from clinprompt.training.examples import answer_limit, examples_digest
+from clinprompt.training.learn import SourceTask, claim_folder, data_note, portable, source_examples
 from clinprompt.training.loop import Fit, Problem, fit
 from clinprompt.training.multitask_banks import MultitaskBank, adapter_settings, multitask_bank, multitask_method
 from clinprompt.training.processes import Processes
@@ -84,7 +84,7 @@ def learn_multitask(
     settings = settings.model_copy(update=update)
     bank = bank or multitask_bank(backbone, len(sources), settings.method, settings.adapter, settings.seed)
     position: PromptPosition = "front" if bank.length else backbone.preset.prompt_position
-    examples = [multitask_examples(backbone, source, settings, bank.length, position) for source in sources]
+    examples = [source_examples(backbone, source, settings, bank.length, position) for source in sources]
     run = run_identity(backbone, settings, bank, examples)
     claim_folder(folder, run, settings, processes)
     result = fit(
@@ -123,24 +123,6 @@ def multitask_problem(bank: MultitaskBank, examples: Sequence[TaskExamples], set
         row_tasks=list(range(len(examples))),
         normalise="batch",
         select="bank",
-    )
-
-
-def multitask_examples(
-    backbone: Backbone, source: SourceTask, settings: MultitaskSettings, length: int, position: PromptPosition
-) -> TaskExamples:
-    """The encoded examples of one task, sampled by hash up to the settings' limits."""
-    name = source.task.name
-    return prepare(
-        backbone,
-        source.task,
-        sample_records(name, source.train, settings.limit),
-        sample_records(name, source.validation, settings.validation_records),
-        prompt_length=length,
-        position=position,
-        reserve=settings.target_reserve,
-        window=settings.window,
-        limit=settings.limit,
     )
 
 

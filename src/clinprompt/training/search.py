@@ -26,8 +26,8 @@ from clinprompt.backbone.model import Backbone
 from clinprompt.errors import TrainingError
 from clinprompt.training.batching import TaskExamples
 from clinprompt.training.examples import examples_digest
-from clinprompt.training.learn import SourceTask, claim_folder
-from clinprompt.training.multitask import MultitaskSettings, multitask_examples
+from clinprompt.training.learn import SourceTask, claim_folder, source_examples
+from clinprompt.training.multitask import MultitaskSettings
 from clinprompt.training.processes import Processes
 from clinprompt.training.relaxing import Cell, Relaxed, RelaxSettings, continued, relax
 
@@ -140,7 +140,7 @@ def _prepared(
     shared = {name: getattr(settings, name) for name in ("limit", "validation_records", "target_reserve")}
     how = MultitaskSettings(method="peml", window=settings.window or backbone.preset.window, **shared)
     longest = max(settings.lengths)
-    examples = [multitask_examples(backbone, source, how, longest, "front") for source in sources]
+    examples = [source_examples(backbone, source, how, longest, "front") for source in sources]
     described = settings.model_dump(mode="json")
     del described["trials"]  # more trials continue the same search
     described["relax"]["loop"].pop("checkpoint_every")

@@ -203,21 +203,27 @@ class AdaptSettings(BaseModel):
         return found
 
 
+def read_mapping(path: Path | None) -> dict[str, Any]:
+    """A YAML file that is a mapping; nothing for None. Raises TrainingError naming the file."""
+    if path is None:
+        return {}
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise TrainingError(f"{path}: no such configuration file") from None
+    except yaml.YAMLError as error:
+        raise TrainingError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise TrainingError(f"{path}: a configuration is a mapping of settings")
+    return raw
+
+
 def load_settings(kind: type[S], path: Path | None, overrides: dict[str, Any] | None = None) -> S:
     """Settings from a YAML file (or the defaults) with overrides on top (`None` values are ignored).
 
     Raises TrainingError naming the file, the key and the known keys.
     """
-    raw: Any = {}
-    if path is not None:
-        try:
-            raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except FileNotFoundError:
-            raise TrainingError(f"{path}: no such configuration file") from None
-        except yaml.YAMLError as error:
-            raise TrainingError(f"{path}: not valid YAML: {error}") from None
-        if not isinstance(raw, dict):
-            raise TrainingError(f"{path}: a configuration is a mapping of settings")
+    raw = read_mapping(path)
     # On top of the defaults, so that changing one number of a nested section keeps its other defaults.
     merged = _merged(kind().model_dump(), raw)
     for key, value in (overrides or {}).items():
