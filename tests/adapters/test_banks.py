@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -114,12 +116,9 @@ def test_the_backbone_comes_back_as_it_was(method: str) -> None:
     hooks = [len(module._forward_hooks) for module in backbone.model.modules()]
     bank = bank_for(method, backbone)
     for stop in (False, True):
-        try:
-            with bank.applied(backbone, [1, 1]):
-                if stop:
-                    raise RuntimeError
-        except RuntimeError:
-            pass
+        with pytest.raises(RuntimeError, match="stop") if stop else nullcontext(), bank.applied(backbone, [1, 1]):
+            if stop:
+                raise RuntimeError("stop")
         assert backbone.prefix is None
         assert [len(module._forward_hooks) for module in backbone.model.modules()] == hooks
         after = dict(backbone.model.named_parameters())

@@ -10,6 +10,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from clinprompt.experiments.claims import Claims
 
 
@@ -34,12 +36,9 @@ def test_all_or_nothing(tmp_path: Path) -> None:
 
 def test_released_when_work_ends_even_by_an_error(tmp_path: Path) -> None:
     claims = Claims(tmp_path)
-    try:
-        with claims.beating():
-            assert claims.take(["a"])
-            raise ValueError
-    except ValueError:
-        pass
+    with pytest.raises(ValueError, match="the work failed"), claims.beating():
+        assert claims.take(["a"])
+        raise ValueError("the work failed")
     assert Claims(tmp_path).take(["a"])
 
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import BaseModel
@@ -127,7 +127,7 @@ def learn(
         processes=processes,
         progress=stage_of(progress, "metaprompt"),
     )
-    card = _card(backbone, sources, examples, settings, position, source_fit)
+    card = trained_card("metaprompt", "mpt", backbone, sources, examples, settings, position, source_fit)
     shared, u, v = (bank.values()[name].cpu() for name in ("shared", "u", "v"))
     metaprompt = Metaprompt(shared[0], u, v, card)
     if processes.main:
@@ -189,6 +189,7 @@ class ExampleLimits(Protocol):
     def target_reserve(self) -> int: ...
     @property
     def window(self) -> int | None: ...
+    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
 
 
 def source_examples(
@@ -311,22 +312,28 @@ def stage_of(progress: StageProgress | None, name: str) -> Callable[[int, int, f
     return (lambda done, total, loss: progress(name, done, total, loss)) if progress else None
 
 
-def _card(
+def trained_card(
+    kind: Literal["metaprompt", "multitask"],
+    method: str,
     backbone: Backbone,
     sources: Sequence[SourceTask],
     examples: Sequence[TaskExamples],
-    settings: LearnSettings,
+    settings: ExampleLimits,
     position: PromptPosition,
     result: Fit,
+    *,
+    adapter: dict[str, Any] | None = None,
 ) -> Card:
+    """The card of what several tasks were trained into: a metaprompt, or one adapter for all of them."""
     validation = {e.name: round(float(x), 4) for e, x in zip(examples, result.validation, strict=True) if x == x}
     return Card(
-        kind="metaprompt",
+        kind=kind,
         library=__version__,
         backbone=backbone_note(backbone),
         position=position,
         tasks=tuple(portable(source.task) for source in sources),
-        method="mpt",
+        method=method,
+        adapter=adapter or {},
         answer_limit=tuple(answer_limit(e.train, settings.target_reserve) for e in examples),
         settings=settings.model_dump(mode="json"),
         data=tuple(data_note(s, e) for s, e in zip(sources, examples, strict=True)),

@@ -21,17 +21,15 @@ from clinprompt.adapters.files import description
 from clinprompt.backbone.model import Backbone
 from clinprompt.backbone.presets import PromptPosition
 from clinprompt.errors import TrainingError
-from clinprompt.prompts.artifact import Card, backbone_note
 from clinprompt.prompts.multitask import MultitaskAdapter, save_multitask
 from clinprompt.training.batching import TaskExamples
-from clinprompt.training.examples import answer_limit, examples_digest
-from clinprompt.training.learn import SourceTask, claim_folder, data_note, portable, source_examples
+from clinprompt.training.examples import examples_digest
+from clinprompt.training.learn import SourceTask, claim_folder, source_examples, trained_card
 from clinprompt.training.loop import Fit, Problem, fit
 from clinprompt.training.multitask_banks import MultitaskBank, adapter_settings, multitask_bank, multitask_method
 from clinprompt.training.processes import Processes
 from clinprompt.training.sampling import TaskSampler
 from clinprompt.training.settings import LoopSettings
-from clinprompt.version import __version__
 
 FILE = "multitask.safetensors"
 
@@ -96,7 +94,11 @@ def learn_multitask(
         processes=processes,
         progress=progress,
     )
-    adapter = MultitaskAdapter(bank.stored(), _card(backbone, sources, examples, settings, bank, position, result))
+    about = description(bank) | {"per_task": list(bank.per_task)}
+    card = trained_card(
+        "multitask", settings.method, backbone, sources, examples, settings, position, result, adapter=about
+    )
+    adapter = MultitaskAdapter(bank.stored(), card)
     if processes.main:
         adapter = save_multitask(adapter, folder / FILE)
     processes.wait()
@@ -145,28 +147,3 @@ def _check(sources: Sequence[SourceTask]) -> None:
         raise TrainingError(f"tasks of one adapter must have different names; repeated: {', '.join(repeated)}")
     if len(names) < 2:
         raise TrainingError("a multi-task adapter is learned from at least two tasks; use `adapt` to learn one task")
-
-
-def _card(
-    backbone: Backbone,
-    sources: Sequence[SourceTask],
-    examples: Sequence[TaskExamples],
-    settings: MultitaskSettings,
-    bank: MultitaskBank,
-    position: PromptPosition,
-    result: Fit,
-) -> Card:
-    validation = {e.name: round(float(x), 4) for e, x in zip(examples, result.validation, strict=True) if x == x}
-    return Card(
-        kind="multitask",
-        library=__version__,
-        backbone=backbone_note(backbone),
-        position=position,
-        tasks=tuple(portable(source.task) for source in sources),
-        method=settings.method,
-        adapter=description(bank) | {"per_task": list(bank.per_task)},
-        answer_limit=tuple(answer_limit(e.train, settings.target_reserve) for e in examples),
-        settings=settings.model_dump(mode="json"),
-        data=tuple(data_note(s, e) for s, e in zip(sources, examples, strict=True)),
-        metrics={"validation_loss": validation} if validation else {},
-    )
