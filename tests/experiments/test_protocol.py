@@ -67,6 +67,21 @@ def test_options_override_a_file(tmp_path: Path) -> None:
     assert [short.adapt_settings(find_method("pt"), PRESET, k, 0).loop.steps for k in ("full", 5, 1)] == [2, 2, 2]
 
 
+def test_options_narrow_a_file(tmp_path: Path) -> None:
+    """What a file says about methods and shots that the options leave out does not stand in the way."""
+    path = tmp_path / "plan.yaml"
+    path.write_text(
+        "suite: sample\nmethods: [pt, lora, in-context]\nfew_shot_methods: [lora, in-context]\nshots: [0, 1, full]\n"
+        "method_draws: {in-context: 1}\nper_shots: {1: {seed: 1}}\n"
+    )
+    found = load_protocol(path, {"methods": ("pt",), "shots": (0, "full")})
+    assert (found.few_shot_methods, found.method_draws, found.per_shots) == ((), {}, {})
+    assert found.shots_of(find_method("pt")) == ("full",)  # not among the few-shot methods of the file
+    path.write_text("suite: sample\nmethods: [pt]\nmethod_draws: {lora: 1}\n")
+    with pytest.raises(TrainingError, match="'lora', which is not among"):
+        load_protocol(path, {"seeds": 1})
+
+
 @pytest.mark.parametrize(
     ("raw", "message"),
     [

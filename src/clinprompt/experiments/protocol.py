@@ -46,8 +46,8 @@ class Protocol(BaseModel):
     suite: str
     targets: tuple[str, ...] = Field(default=(), description="of the suite's targets; empty: all")
     methods: tuple[str, ...] = DEFAULT_METHODS
-    few_shot_methods: tuple[str, ...] = Field(
-        default=(), description="of the methods, those run with numbers of shots; empty: all"
+    few_shot_methods: tuple[str, ...] | None = Field(
+        default=None, description="of the methods, those run with numbers of shots; null: all"
     )
     shots: tuple[Shots, ...] = DEFAULT_SHOTS
     draws: int = Field(default=10, ge=1, description="few-shot draws per number of shots")
@@ -73,7 +73,9 @@ class Protocol(BaseModel):
 
     @field_validator("methods", "few_shot_methods")
     @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _known(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if names is None:
+            return None
         unknown = [name for name in names if name not in METHODS]
         if unknown:
             raise ValueError(f"unknown method {unknown[0]!r}; known: {', '.join(METHODS)}")
@@ -91,7 +93,7 @@ class Protocol(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for field in ("few_shot_methods", "method_seeds", "method_draws"):
-            stray = sorted(set(getattr(self, field)) - set(self.methods))
+            stray = sorted(set(getattr(self, field) or ()) - set(self.methods))
             if stray:
                 raise ValueError(f"`{field}` names {stray[0]!r}, which is not among `methods`")
         short = [m for m in self.methods if METHODS[m].trains and len(METHODS[m].grid) < self.trials]
@@ -139,7 +141,7 @@ class Protocol(BaseModel):
         a number of them."""
         if spec.name == ZERO_SHOT:
             return (0,)
-        few = not self.few_shot_methods or spec.name in self.few_shot_methods
+        few = self.few_shot_methods is None or spec.name in self.few_shot_methods
         return tuple(k for k in self.shots if (spec.trains if k == FULL else few and (spec.trains or k > 0)))
 
     def runs(self, spec: MethodSpec, shots: Shots) -> list[tuple[int, int]]:
@@ -163,17 +165,32 @@ def flattened(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def load_protocol(path: Path | None, overrides: Mapping[str, Any]) -> Protocol:
-    """A protocol from a YAML file (or the defaults) with overrides on top (`None` is ignored).
+    """A protocol from a YAML file (or the defaults) with overrides on top (`None` is ignored). Where an override leaves
+    out methods or shots, what the file says about those is left out too.
 
     Raises TrainingError naming the file and the key.
     """
-    raw = read_mapping(path)
     given = {key: value for key, value in overrides.items() if value is not None}
+    raw = narrowed(read_mapping(path), given)
     merged = {**raw, "limits": {**(raw.get("limits") or {}), **(given.pop("limits", None) or {})}}
     steps = given.pop("steps", None)
     return parse_protocol(
         {**(merged if steps is None else with_steps(merged, steps)), **given}, str(path or "benchmark")
     )
+
+
+def narrowed(raw: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's mapping without what it says about methods and shots that the overrides leave out. What names a method
+    or a number that the file itself does not have stays, and is refused later."""
+    found = dict(raw)
+    methods = set(raw.get("methods") or ()) - set(given.get("methods", raw.get("methods") or ()))
+    shots = set(raw.get("shots") or ()) - set(given.get("shots", raw.get("shots") or ()))
+    if found.get("few_shot_methods"):
+        found["few_shot_methods"] = [name for name in found["few_shot_methods"] if name not in methods]
+    for key, gone in (("method_seeds", methods), ("method_draws", methods), ("per_shots", shots)):
+        if found.get(key):
+            found[key] = {name: value for name, value in found[key].items() if name not in gone}
+    return found
 
 
 def with_steps(raw: Mapping[str, Any], steps: int) -> dict[str, Any]:
