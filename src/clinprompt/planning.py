@@ -39,6 +39,7 @@ from clinprompt.training.batching import TaskExamples, chunks
 from clinprompt.training.costs import trained_numbers
 from clinprompt.training.sampling import SIZE_CAP
 from clinprompt.training.settings import AdaptSettings, ExtendSettings, LearnSettings, LoopSettings, Method
+from clinprompt.training.starts import judged_examples, start_of
 
 FORMULA = "4·N per token + 4·V·d per label + attention (training), half of it (teacher states, validation)"
 
@@ -199,10 +200,12 @@ def plan_adapt(
     settings: AdaptSettings,
     method: Method,
     rank: int = 1,
+    sources: int = 0,
 ) -> Estimate:
-    """Training one row per task. `length`: of the prompt or prefix, 0 for lora and full; `rank`: of the metaprompt."""
+    """Training one row per task. `length`: of the prompt or prefix, 0 for lora and full; `rank` and `sources`: of the
+    metaprompt. Looking for a start among the sources is a stage of its own, before the training."""
     tasks, loop = len(examples), settings.loop
-    trained = trained_numbers(backbone, settings, method, length, rank=rank, tasks=tasks)
+    trained = trained_numbers(backbone, settings, method, length, rank=rank, tasks=tasks, sources=sources)
     computed, ahead = (0, length) if method in PREFIXES else (length, 0)
     adapter = 0
     if method in ("lora", *JOINT):
@@ -215,7 +218,25 @@ def plan_adapt(
     name = f"adapt ({method}, {settings.mode})" if method == "mpt" else f"adapt ({method})"
     stage = Stage(name, trained, steps, round(volume.tokens) if steps else 0, flops if steps else 0.0)
     state = max(trained, length * backbone.width * tasks) if method in ("pt", "mpt", "spot") else trained
-    return _estimate(backbone, examples, [stage], loop.micro_tokens, state, 0.0)
+    stages = [*_start_stage(backbone, examples, length, settings, method, sources), stage]
+    return _estimate(backbone, examples, stages, loop.micro_tokens, state, 0.0)
+
+
+def _start_stage(
+    backbone: Backbone,
+    examples: Sequence[TaskExamples],
+    length: int,
+    settings: AdaptSettings,
+    method: Method,
+    sources: int,
+) -> list[Stage]:
+    """Every source's prompt on some training examples, forward only; none where the start is not looked for."""
+    most = judged_examples(settings, method)
+    volume = _sum(_volume(e.train[:most], length) for e in examples).times(sources)
+    if not volume.tokens:
+        return []
+    flops = _forward_flops(backbone, volume) + 2.0 * backbone.vocabulary * backbone.width * volume.labels
+    return [Stage(f"start ({start_of(settings, method)} of the sources)", 0, 0, round(volume.tokens), flops)]
 
 
 def with_rate(estimate: Estimate, rate: float, *, measured: bool) -> Estimate:

@@ -14,10 +14,12 @@ from clinprompt.planning import plan_adapt
 from clinprompt.prompts.artifact import Metaprompt, TaskPrompt, load_task, save_task
 from clinprompt.prompts.bank import trainable_parameters
 from clinprompt.training.adapt import Plan, adapt, plan_examples
-from clinprompt.training.banks import best_source, room_for, starting_bank
+from clinprompt.training.banks import room_for, starting_bank
 from clinprompt.training.costs import kept_numbers, stored_bytes, trained_numbers
 from clinprompt.training.learn import learn
+from clinprompt.training.loop import prompt_loss
 from clinprompt.training.settings import AdaptSettings, LearnSettings, LoopSettings, LoraSettings, Method, changed
+from clinprompt.training.starts import source_losses
 from tests.models import tiny
 from tests.prompts.cards import metaprompt_for
 from tests.training.synthetic import ner_task, nli_task
@@ -83,7 +85,10 @@ def test_spot_starts_at_the_best_source() -> None:
     plan = Plan(nli_task("target"), settings_of("spot"))
     room = room_for(backbone, plan.settings, metaprompt)
     examples = plan_examples(backbone, plan, room.length, room.position)
-    best = best_source(backbone, metaprompt, examples)
+    losses = source_losses(backbone, metaprompt, examples.train)
+    best = metaprompt.names[int(losses.argmin())]
+    alone = adapt(backbone, metaprompt, [Plan(plan.target, settings_of("spot", start=best, shots=0))]).tasks[0].prompt
+    assert float(losses.min()) == prompt_loss(backbone, examples.train, alone)
     for start, wanted in ((None, best), ("task1", "task1")):
         bank, _ = starting_bank(backbone, room, metaprompt, [changed(plan.settings, {"start": start})], [examples])
         torch.testing.assert_close(bank.values()["prompt"][0], metaprompt.prompt(wanted))

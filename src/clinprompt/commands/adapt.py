@@ -66,7 +66,8 @@ def adapt(
     start: Annotated[
         str | None,
         typer.Option(
-            help="mpt, spot: mean of the sources, best, or a source task's name. Default: mean (mpt), best (spot).",
+            help="mpt, spot: mean of the sources, best, similar (mean weighted by their losses), or a source task's "
+            "name. Default: mean (mpt), best (spot).",
             show_default=False,
         ),
     ] = None,
@@ -230,7 +231,8 @@ def _trained(model: Backbone, used: Metaprompt | None, settings: AdaptSettings, 
     if settings.shots == 0:
         return 0
     room, rank = room_for(model, settings, used, length), used.u.shape[2] if used else 1
-    return trained_numbers(model, settings, room.method, room.length, rank=rank, tasks=tasks)
+    sources = len(used.names) if used else 0
+    return trained_numbers(model, settings, room.method, room.length, rank=rank, tasks=tasks, sources=sources)
 
 
 def _plan(
@@ -251,7 +253,8 @@ def _plan(
     room = room_for(model, settings, used, length)
     plans = [Plan(api.source_task(d), settings) for d in data]
     examples = [plan_examples(model, plan, room.length, room.position) for plan in plans]
-    estimate = plan_adapt(model, examples, room.length, settings, room.method, used.u.shape[2] if used else 1)
+    rank, sources = (used.u.shape[2], len(used.names)) if used else (1, 0)
+    estimate = plan_adapt(model, examples, room.length, settings, room.method, rank, sources)
     print_plan("adapt", estimate, model, examples, length, rate, as_json)
 
 

@@ -17,8 +17,8 @@ from clinprompt.experiments.cells import Group
 from clinprompt.experiments.metaprompts import metaprompt_jobs
 from clinprompt.experiments.protocol import FULL
 from clinprompt.experiments.sweep import Sweep
-from clinprompt.experiments.workbench import Workbench
-from clinprompt.methods.registry import METHODS, find_method
+from clinprompt.experiments.workbench import Workbench, members
+from clinprompt.methods.registry import METHODS, MethodSpec, find_method
 from clinprompt.planning import calibrate, plan_adapt, plan_learn
 from clinprompt.prompts.initialisation import initial_prompts
 from clinprompt.training.banks import taken
@@ -108,18 +108,28 @@ def _group(bench: Workbench, group: Group, rate: float, answering: dict[str, flo
         return MethodEstimate(group.method, len(cells), 0, 0, 0.0, 0.0, answers), 0
     trials = bench.trials_of(spec, group.shots) if group.pool else 1
     tokens, flops, rows, memory = 0, 0.0, 0, 0
+    shape = _metaprompt_shape(bench, spec)
     for name in group.targets:
         runs = {cell.run for cell in cells if cell.target == name}
         count = len(set(group.pool)) * trials + len(runs - set(group.pool))
         settings = bench.settings(group.method, group.shots, 0, *min(runs | set(group.pool)))
         method = settings.method or "mpt"
         length = taken(bench.backbone, settings, method, bench.prompt_length())
-        planned = plan_adapt(bench.backbone, [bench.examples(name, settings)], length, settings, method)
+        examples = [bench.examples(name, settings)]
+        planned = plan_adapt(bench.backbone, examples, length, settings, method, *shape)
         rows += count
         tokens += count * planned.stages[-1].tokens
         flops += count * planned.flops
         memory = max(memory, planned.memory)
     return MethodEstimate(group.method, len(cells), rows, tokens, flops, flops / rate, answers), memory
+
+
+def _metaprompt_shape(bench: Workbench, spec: MethodSpec) -> tuple[int, int]:
+    """Rank and number of sources of the metaprompt a method starts from."""
+    if not spec.needs_metaprompt:
+        return 1, 0
+    settings = bench.protocol.learn_settings(spec, bench.backbone.preset, 0)
+    return settings.rank if settings.decomposition else 1, len(members(bench.protocol.suite, "source"))
 
 
 def _sum(name: str, parts: Sequence[MethodEstimate]) -> MethodEstimate:

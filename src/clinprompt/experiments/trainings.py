@@ -20,7 +20,7 @@ from clinprompt.experiments.store import read_json, write_json
 from clinprompt.experiments.workbench import Workbench
 from clinprompt.methods.registry import MethodSpec
 from clinprompt.planning import plan_adapt
-from clinprompt.prompts.artifact import TaskPrompt
+from clinprompt.prompts.artifact import Metaprompt, TaskPrompt
 from clinprompt.training.adapt import Plan, adapt
 from clinprompt.training.banks import taken
 from clinprompt.training.settings import AdaptSettings
@@ -121,13 +121,14 @@ def train_together(
     """One training of exactly these rows. With `selections` its state is kept in the store until `forget`."""
     settings = [bench.settings(spec.name, shots, row.trial, row.draw, row.seed) for row in rows]
     plans = [Plan(bench.trainee(row.target), each) for row, each in zip(rows, settings, strict=True)]
+    metaprompt = bench.metaprompt(spec, rows[0].seed)
     note = _Note.of(bench, selections, rows) if selections else None
     spent = note.open() if note else Cost(joules=0.0)
     began, meter = time.monotonic(), EnergyMeter()
     try:
         result = adapt(
             bench.backbone,
-            bench.metaprompt(spec, rows[0].seed),
+            metaprompt,
             plans,
             prompt_length=None if spec.needs_metaprompt else bench.prompt_length(),
             checkpoint=note.checkpoint if note else None,
@@ -137,7 +138,7 @@ def train_together(
         spent += Cost(seconds=time.monotonic() - began, joules=meter.joules())
         if note:
             note.write(spent)
-    costs = _costs(bench, rows, settings, spent)
+    costs = _costs(bench, rows, settings, metaprompt, spent)
     losses = result.fit.validation.tolist()
     return {
         row: Trained(file, float(loss), cost, rows)
@@ -154,25 +155,31 @@ def forget(bench: Workbench, selections: Selections) -> None:
             path.unlink(missing_ok=True)
 
 
-def _costs(bench: Workbench, rows: Sequence[Row], settings: Sequence[AdaptSettings], spent: Cost) -> list[Cost]:
-    """Each row's FLOPs, and its share of the measured time by its share of the FLOPs."""
+def _costs(
+    bench: Workbench,
+    rows: Sequence[Row],
+    settings: Sequence[AdaptSettings],
+    metaprompt: Metaprompt | None,
+    spent: Cost,
+) -> list[Cost]:
+    """Each row's FLOPs, as if it had trained alone, and its share of the measured time by its share of the FLOPs."""
     planned = []
+    rank, sources = (metaprompt.u.shape[2], metaprompt.u.shape[0]) if metaprompt else (1, 0)
     for row, each in zip(rows, settings, strict=True):
         examples = [bench.examples(row.target, each)]
         method = each.method or "mpt"
         length = taken(bench.backbone, each, method, bench.prompt_length())
-        estimate = plan_adapt(bench.backbone, examples, length, each, method)
-        planned.append(estimate.stages[-1])
-    whole = sum(stage.flops for stage in planned)
-    shares = [stage.flops / whole if whole else 1 / len(rows) for stage in planned]
+        planned.append(plan_adapt(bench.backbone, examples, length, each, method, rank, sources))
+    whole = sum(estimate.flops for estimate in planned)
+    shares = [estimate.flops / whole if whole else 1 / len(rows) for estimate in planned]
     return [
         Cost(
-            stage.parameters if stage.steps else 0,
-            stage.flops,
+            estimate.stages[-1].parameters if estimate.stages[-1].steps else 0,
+            estimate.flops,
             spent.seconds * share,
             None if spent.joules is None else spent.joules * share,
         )
-        for stage, share in zip(planned, shares, strict=True)
+        for estimate, share in zip(planned, shares, strict=True)
     ]
 
 

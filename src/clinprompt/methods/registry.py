@@ -55,6 +55,10 @@ def _mpt(name: str, summary: str, learn: Overrides | None = None, **adapt: Any) 
     return MethodSpec(name, summary, needs_metaprompt=True, learn=learn or {}, adapt={**_MPT, **adapt}, grid=_MPT_GRID)
 
 
+def _factors(**changes: Any) -> dict[str, Any]:
+    return {f"factors.{name}": value for name, value in changes.items()}
+
+
 _ALL = (
     MethodSpec("zero-shot", "the instruction alone", trains=False),
     MethodSpec("in-context", "solved examples before the instruction, nothing trained", trains=False),
@@ -74,6 +78,27 @@ _ALL = (
     ),
     _mpt("mpt", "multitask prompt tuning: P*, u and v are trained (arXiv 2303.02861, 2604.06650)"),
     _mpt("mpt-vectors", "MPT with P* frozen: only u and v are trained (ours)", mode="vectors"),
+    _mpt("mpt-best", "MPT from the vectors of the source with the lowest loss on the training examples", start="best"),
+    _mpt(
+        "mpt-similar",
+        "MPT from the mean of the source vectors, weighted by their losses on the training examples (ours)",
+        start="similar",
+    ),
+    _mpt(
+        "mpt-mixture",
+        "MPT with u and v as gated mixtures of the source vectors beside vectors of their own (ours)",
+        **_factors(mixture="residual"),
+    ),
+    _mpt(
+        "mpt-gates",
+        "MPT with u and v as gated mixtures of the source vectors alone (ours)",
+        **_factors(mixture="gates"),
+    ),
+    _mpt(
+        "mpt-rank2",
+        "MPT with two vectors u and two v; the second pair starts without effect (ours)",
+        **_factors(rank=2),
+    ),
     _mpt("mpt-group", "MPT whose targets share one trained P*", mode="group"),
     _mpt(
         "mpt-vocabulary-start",

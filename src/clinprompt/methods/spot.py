@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 import torch
 
-from clinprompt.methods.mpt import initial_vectors
+from clinprompt.methods.mpt import Start, initial_vectors
 from clinprompt.prompts.artifact import Metaprompt
 from clinprompt.prompts.bank import DirectBank
 
 
-def spot_bank(metaprompt: Metaprompt, starts: Sequence[str]) -> DirectBank:
-    """One free prompt per start: "mean" (P* with the mean vectors) or a source task's name."""
+def spot_bank(metaprompt: Metaprompt, starts: Sequence[Start]) -> DirectBank:
+    """One free prompt per start: "mean" (P* with the mean vectors), a source task's name, or weights of the sources."""
     vectors = [initial_vectors(metaprompt, start) for start in starts]
     return DirectBank(torch.stack([metaprompt.shared * (u @ v.T) for u, v in vectors]))

@@ -181,9 +181,13 @@ class DecomposedBank(_Bank):
     def rank(self) -> int:
         return self.u.shape[2]
 
+    def vectors(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The task vectors of rows (B,): u (B, l, r) and v (B, d, r)."""
+        return self.u[rows], self.v[rows]
+
     def compose(self, rows: Tensor) -> Tensor:
         """(B,) → (B, l, d)."""
-        factor = torch.einsum("blr,bdr->bld", self.u[rows], self.v[rows])
+        factor = torch.einsum("blr,bdr->bld", *self.vectors(rows))
         return self.shared[self.group[rows]] * factor
 
     def slices(self, name: str, rows: Tensor) -> Tensor:

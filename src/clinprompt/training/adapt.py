@@ -34,7 +34,14 @@ from clinprompt.training.sampling import RowSampler
 from clinprompt.training.settings import AdaptSettings, JointSettings
 from clinprompt.version import __version__
 
-SHARED = ("method", "mode", "lora", "prefix_length", "joint")  # settings that all rows of one training have in common
+SHARED = (
+    "method",
+    "mode",
+    "lora",
+    "prefix_length",
+    "joint",
+    "factors",
+)  # settings that all rows of one training have in common
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,10 @@ def _check(plans: Sequence[Plan], metaprompt: Metaprompt | None) -> Plan:
         for field in SHARED:
             if getattr(plan.settings, field) != getattr(first.settings, field):
                 raise TrainingError(f"plans that train together have one `{field}`")
-    if method_of(first.settings, metaprompt) == "mpt" and first.settings.mode == "group":
+    method = method_of(first.settings, metaprompt)
+    if first.settings.factors is not None and method not in ON_METAPROMPT:
+        raise TrainingError(f"`factors` belong to {' and '.join(ON_METAPROMPT)}; {method} does not have them.")
+    if method == "mpt" and first.settings.mode == "group":
         names = [p.target.task.name for p in plans]
         if len(set(names)) < len(names):
             raise TrainingError("a group shares one P* among different tasks; each task may be in it once")
@@ -205,8 +215,8 @@ def _task_file(bank: Bank, row: int, card: Card, metaprompt: Metaprompt | None) 
         return TaskPrompt(bank.row(row), card)
     if isinstance(bank, DecomposedBank) and card.mode == "vectors":
         assert metaprompt is not None
-        tensors = {"u": bank.u.detach()[row].cpu(), "v": bank.v.detach()[row].cpu()}
-        return TaskPrompt(tensors, card, metaprompt.shared)
+        u, v = bank.vectors(torch.tensor([row], device=bank.u.device))
+        return TaskPrompt({"u": u.detach()[0].cpu(), "v": v.detach()[0].cpu()}, card, metaprompt.shared)
     prompts: PromptBank = bank  # type: ignore[assignment]
     place = next(iter(bank.values().values())).device
     return TaskPrompt({"prompt": prompts.compose(torch.tensor([row], device=place)).detach()[0].cpu()}, card)

@@ -17,16 +17,15 @@ from clinprompt.architecture.network import Architecture
 from clinprompt.backbone.model import Backbone
 from clinprompt.backbone.presets import PromptPosition
 from clinprompt.errors import TrainingError
-from clinprompt.methods.mpt import OWN_SHARED, decomposed_rates, target_bank
+from clinprompt.methods.mpt import OWN_SHARED, Start, decomposed_rates, target_bank
 from clinprompt.methods.peml import joint_bank, rate_factor
 from clinprompt.methods.pt import prompt_rates
 from clinprompt.methods.spot import spot_bank
 from clinprompt.prompts.artifact import Metaprompt
 from clinprompt.prompts.bank import Bank, DirectBank
 from clinprompt.training.batching import TaskExamples
-from clinprompt.training.loop import prompt_loss
-from clinprompt.training.settings import AdaptSettings, JointSettings, Method
-from clinprompt.training.starts import first_prompts
+from clinprompt.training.settings import AdaptSettings, FactorSettings, JointSettings, Method
+from clinprompt.training.starts import first_prompts, source_starts
 
 ON_METAPROMPT: tuple[Method, ...] = ("mpt", "spot")
 PREFIXES: tuple[Method, ...] = ("prefix", "lora+prefix", "peml")
@@ -102,18 +101,16 @@ def starting_bank(
     method, first = room.method, settings[0]
     seeds = [s.seed for s in settings]
     rates = torch.tensor([s.loop.learning_rate for s in settings])
-    if method == "mpt":
+    seen = [e.train for e in examples]
+    if method in ON_METAPROMPT:
         assert metaprompt is not None
-        mpt = target_bank(metaprompt, _starts(backbone, metaprompt, settings, examples, "mean"), first.mode)
-        mpt = mpt.to(backbone.device)
-        vectors = torch.tensor([s.loop.vector_learning_rate for s in settings])
-        return mpt, decomposed_rates(mpt, rates if first.mode in OWN_SHARED else rates[:1], vectors)
-    if method == "spot":
-        assert metaprompt is not None
-        spot = spot_bank(metaprompt, _starts(backbone, metaprompt, settings, examples, "best")).to(backbone.device)
+        starts = source_starts(backbone, metaprompt, method, settings, seen)
+        if method == "mpt":
+            return _decomposed(backbone, metaprompt, starts, settings, rates)
+        spot = spot_bank(metaprompt, starts).to(backbone.device)
         return spot, prompt_rates(spot, rates)
     if method == "pt" or method in PREFIXES:
-        initials, seen = [s.initial for s in settings], [e.train for e in examples]
+        initials = [s.initial for s in settings]
         prompts = first_prompts(backbone, room.length, initials, seeds, seen)
         if method == "prefix":
             return _adapter(prefix_bank(backbone, prompts), rates)
@@ -125,6 +122,35 @@ def starting_bank(
         lora = first.lora
         return _adapter(lora_bank(backbone, seeds, rank=lora.rank, alpha=lora.alpha, targets=lora.targets), rates)
     return _adapter(full_bank(backbone, len(seeds)), rates)
+
+
+def _decomposed(
+    backbone: Backbone,
+    metaprompt: Metaprompt,
+    starts: Sequence[Start],
+    settings: Sequence[AdaptSettings],
+    rates: Tensor,
+) -> tuple[Bank, dict[str, Tensor]]:
+    """Rows on a metaprompt. Raises TrainingError for factors that they cannot have."""
+    first, known = settings[0], metaprompt.u.shape[2]
+    factors = first.factors or FactorSettings()
+    if first.mode == "shared" and (factors.mixture or factors.rank):
+        raise TrainingError("mode shared trains no vectors: leave `factors.rank` and `factors.mixture` out.")
+    if factors.rank is not None and factors.rank < known:
+        raise TrainingError(f"`factors.rank` {factors.rank} is below the metaprompt's, {known}; leave it out.")
+    if factors.rank is not None and factors.mixture == "gates":
+        raise TrainingError("`factors.mixture: gates` has no vectors of its own to widen: `residual`, or no rank.")
+    bank = target_bank(
+        metaprompt,
+        starts,
+        first.mode,
+        rank=factors.rank,
+        mixture=factors.mixture,
+        seeds=[s.seed for s in settings],
+    ).to(backbone.device)
+    vectors = torch.tensor([s.loop.vector_learning_rate for s in settings])
+    shared = rates if first.mode in OWN_SHARED else rates[:1]
+    return bank, decomposed_rates(bank, shared, vectors, factors.gate_ratio)
 
 
 def _adapter(bank: AdapterBank, rates: Tensor) -> tuple[Bank, dict[str, Tensor]]:
@@ -140,27 +166,3 @@ def _joint(
     lora = first.lora
     bank = joint_bank(backbone, prompts, seeds, network, rank=lora.rank, alpha=lora.alpha, targets=lora.targets)
     return bank, {name: rates * rate_factor(name, network, ratio) for name in bank.trainable()}
-
-
-def _starts(
-    backbone: Backbone,
-    metaprompt: Metaprompt,
-    settings: Sequence[AdaptSettings],
-    examples: Sequence[TaskExamples],
-    default: str,
-) -> list[str]:
-    """Where each row starts among the sources. Zero shots have nothing to judge the best by: the mean then."""
-    found = []
-    for one, seen in zip(settings, examples, strict=True):
-        start = one.start or default
-        if start == "best":
-            start = best_source(backbone, metaprompt, seen) if seen.train else "mean"
-        found.append(start)
-    return found
-
-
-def best_source(backbone: Backbone, metaprompt: Metaprompt, examples: TaskExamples, most: int = 32) -> str:
-    """The source task whose prompt gives the target's training examples the lowest loss."""
-    held = examples.train[:most]
-    losses = {name: prompt_loss(backbone, held, metaprompt.prompt(name)) for name in metaprompt.names}
-    return min(losses, key=lambda name: losses[name])

@@ -9,17 +9,29 @@ from clinprompt.backbone.model import Backbone
 from clinprompt.methods.mpt import stored_numbers
 from clinprompt.methods.peml import joint_kept, joint_parameters
 from clinprompt.training.banks import network_of
-from clinprompt.training.settings import AdaptSettings, Method
+from clinprompt.training.settings import AdaptSettings, FactorSettings, Method
 
 STORED_BYTES = 4  # task files hold fp32
 
 
 def trained_numbers(
-    backbone: Backbone, settings: AdaptSettings, method: Method, length: int, *, rank: int = 1, tasks: int = 1
+    backbone: Backbone,
+    settings: AdaptSettings,
+    method: Method,
+    length: int,
+    *,
+    rank: int = 1,
+    tasks: int = 1,
+    sources: int = 0,
 ) -> int:
-    """Numbers that training changes for `tasks` targets; `length` of the prompt or prefix, `rank` of a metaprompt."""
+    """Numbers that training changes for `tasks` targets; `length` of the prompt or prefix, `rank` and `sources` of a
+    metaprompt."""
     if method == "mpt":
-        return stored_numbers(settings.mode, length, backbone.width, rank, tasks)
+        factors = settings.factors or FactorSettings()
+        own = factors.rank or rank
+        return stored_numbers(
+            settings.mode, length, backbone.width, own, tasks, mixture=factors.mixture, sources=sources
+        )
     if method == "lora":
         return tasks * lora_parameters(backbone, settings.lora.rank, settings.lora.targets)
     if method == "prefix":
@@ -33,8 +45,9 @@ def trained_numbers(
 def kept_numbers(backbone: Backbone, settings: AdaptSettings, method: Method, length: int, *, rank: int = 1) -> int:
     """Numbers in one task's file. MPT collapses to one prompt, or keeps u and v; a network to its prefix; the others
     store what they train."""
-    if method == "mpt" and settings.mode != "vectors":
-        return length * backbone.width
+    if method == "mpt":
+        own = (settings.factors or FactorSettings()).rank or rank
+        return (length + backbone.width) * own if settings.mode == "vectors" else length * backbone.width
     if method in JOINT:
         return joint_kept(backbone, length, settings.lora.rank, settings.lora.targets)
     return trained_numbers(backbone, settings, method, length, rank=rank)

@@ -30,6 +30,7 @@ from clinprompt.errors import TrainingError
 S = TypeVar("S", bound=BaseModel)
 Method = Literal["mpt", "pt", "spot", "prefix", "lora", "full", "lora+prefix", "peml"]
 Mode = Literal["full", "vectors", "group", "shared"]
+Mixture = Literal["gates", "residual"]
 
 
 class LoopSettings(BaseModel):
@@ -153,6 +154,24 @@ class JointSettings(BaseModel):
     )
 
 
+class FactorSettings(BaseModel):
+    """What a target's u and v are made of and how sources are weighed, beyond the papers (ours)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: int | None = Field(default=None, ge=1, description="of the target's u and v; default: the metaprompt's")
+    mixture: Mixture | None = Field(
+        default=None,
+        description="gates: u and v are mixtures of the sources' vectors, and their gates are trained; residual: and "
+        "vectors of their own beside them; default: vectors of their own alone",
+    )
+    gate_ratio: float = Field(default=10.0, gt=0, description="learning rate of gates over that of the vectors [O]")
+    temperature: float = Field(
+        default=0.1, gt=0, description="of start: similar, in nats: a source that much better weighs e times more [O]"
+    )
+    examples: int = Field(default=16, ge=1, description="of start: similar: training examples looked at, at most [O]")
+
+
 class AdaptSettings(BaseModel):
     """The target side: which method, what it trains and where it starts."""
 
@@ -167,8 +186,11 @@ class AdaptSettings(BaseModel):
     )
     start: str | None = Field(
         default=None,
-        description="mpt, spot: mean or best of the sources, or a source task's name; default: mean for mpt, best for "
-        "spot",
+        description="mpt, spot: mean or best of the sources, similar (their mean, weighted by loss), or a source "
+        "task's name; default: mean for mpt, best for spot",
+    )
+    factors: FactorSettings | None = Field(
+        default=None, description="of mpt; with start: similar of spot too; default: one pair of vectors, as published"
     )
     lora: LoraSettings = LoraSettings()
     prefix_length: int | None = Field(
@@ -196,10 +218,11 @@ class AdaptSettings(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A method without `joint` is described as before there was one: identities of runs hang on it."""
+        """What is not set is left out where it came later than the first runs: identities of runs hang on it."""
         found: dict[str, Any] = handler(self)
-        if found.get("joint", ...) is None:
-            del found["joint"]
+        for later in ("joint", "factors"):
+            if found.get(later, ...) is None:
+                del found[later]
         return found
 
 

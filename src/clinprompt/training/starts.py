@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from clinprompt.backbone.encoding import Encoded
 from clinprompt.backbone.model import Backbone
+from clinprompt.methods.mpt import Start
+from clinprompt.prompts.artifact import Metaprompt
 from clinprompt.prompts.initialisation import PRACTISED, from_vocabulary, initial_prompts
 from clinprompt.prompts.practised import fitted, practised_of
 from clinprompt.training.examples import examples_digest
 from clinprompt.training.loop import prompt_loss
+from clinprompt.training.settings import AdaptSettings, FactorSettings, Method
 
 FIRST, ROUND, MOST = 4, 4, 64
 """Examples of the first round, the factor by which they grow and candidates shrink, and most examples of a round."""
+BEST, SIMILAR = "best", "similar"
+"""Starts that are found by the loss of every source's prompt on the target's training examples."""
+DEFAULT_START: Mapping[Method, str] = {"mpt": "mean", "spot": BEST}
+JUDGED = 32
+"""Training examples that the best source is found by, at most. Our choice."""
 
 
 def first_prompts(
@@ -63,3 +71,58 @@ def nearest_practised(backbone: Backbone, examples: Sequence[Encoded], length: i
         if len(left) == 1 or count >= min(len(examples), MOST):
             return candidates[left[0]]
         count *= ROUND
+
+
+def source_starts(
+    backbone: Backbone,
+    metaprompt: Metaprompt,
+    method: Method,
+    settings: Sequence[AdaptSettings],
+    examples: Sequence[Sequence[Encoded]],
+) -> list[Start]:
+    """Where each row starts among the sources. Zero shots have nothing to judge them by: the mean then.
+
+    Rows that look at the same examples share the answer.
+    """
+    losses: dict[str, Tensor] = {}
+    found: list[Start] = []
+    for one, seen in zip(settings, examples, strict=True):
+        start, held = start_of(one, method), list(seen[: judged_examples(one, method)])
+        if start not in (BEST, SIMILAR):
+            found.append(start)
+            continue
+        if not held:
+            found.append("mean")
+            continue
+        key = examples_digest(held)
+        if key not in losses:
+            losses[key] = source_losses(backbone, metaprompt, held)
+        if start == BEST:
+            found.append(metaprompt.names[int(losses[key].argmin())])
+        else:
+            found.append(similar(losses[key], (one.factors or FactorSettings()).temperature))
+    return found
+
+
+def start_of(settings: AdaptSettings, method: Method) -> str:
+    """Where a row starts: the settings', else the method's own; "" for methods that start from no metaprompt."""
+    return (settings.start or DEFAULT_START[method]) if method in DEFAULT_START else ""
+
+
+def judged_examples(settings: AdaptSettings, method: Method) -> int:
+    """How many training examples are looked at to find the start, at most; 0 where it is not looked for."""
+    start = start_of(settings, method)
+    if start == SIMILAR:
+        return (settings.factors or FactorSettings()).examples
+    return JUDGED if start == BEST else 0
+
+
+def source_losses(backbone: Backbone, metaprompt: Metaprompt, examples: Sequence[Encoded]) -> Tensor:
+    """(T,) mean loss per label of these examples under the prompt of every source."""
+    losses = [prompt_loss(backbone, examples, metaprompt.prompt(name)) for name in metaprompt.names]
+    return torch.tensor(losses, dtype=torch.float64)
+
+
+def similar(losses: Tensor, temperature: float) -> Tensor:
+    """(T,) weights of the sources: softmax of their losses (T,), lower ones heavier (our choice)."""
+    return (-losses / temperature).softmax(dim=0).float()
