@@ -17,6 +17,7 @@ from clinprompt.adapters.sites import sites
 from clinprompt.backbone.model import Backbone
 from clinprompt.errors import ArtifactError, TrainingError
 from clinprompt.prompts.artifact import TaskPrompt
+from clinprompt.prompts.multitask import MultitaskAdapter
 
 FAMILY_BANKS: dict[str, type[FamilyBank]] = {
     kind.method: kind for kind in (MtlLoraBank, MultiLoraBank, CPolyBank, MoeLoraBank, MixLoraBank, LoraMoeBank)
@@ -43,6 +44,14 @@ def family_of(backbone: Backbone, task: TaskPrompt) -> FamilyBank:
         raise ArtifactError(_unfit(task, "its tensors are not those that its card describes for this model"))
     tensors = {name: values[None].to(backbone.device) for name, values in task.tensors.items()}
     return kind(tensors, settings, chosen, 1)
+
+
+def family_of_several(first: FamilyBank, adapter: MultitaskAdapter) -> FamilyBank:
+    """The adapter with all its tasks, from its first one, which was checked against the model."""
+    tensors = {name: values if first.own(name) else values[None] for name, values in adapter.tensors.items()}
+    device = next(iter(first.parameters.values())).device
+    tensors = {name: values.to(device) for name, values in tensors.items()}
+    return type(first)(tensors, first.settings, first.sites, len(adapter.names))
 
 
 def _unfit(task: TaskPrompt, problem: str) -> str:

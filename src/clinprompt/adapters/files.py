@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from clinprompt.adapters.bank import AdapterBank
 from clinprompt.adapters.family import FamilyBank
-from clinprompt.adapters.family_files import FAMILY_BANKS, family_description, family_of
+from clinprompt.adapters.family_files import FAMILY_BANKS, family_description, family_of, family_of_several
 from clinprompt.adapters.full import FullBank
 from clinprompt.adapters.joint import LORA, PREFIX, JointBank
 from clinprompt.adapters.lora import LoraBank
@@ -18,6 +19,7 @@ from clinprompt.backbone.model import Backbone
 from clinprompt.errors import ArtifactError
 from clinprompt.prompts.artifact import TaskPrompt, require_backbone
 from clinprompt.prompts.bank import Bank, DirectBank
+from clinprompt.prompts.multitask import MultitaskAdapter
 
 JOINT = ("lora+prefix", "peml")
 """Methods whose files hold a prefix and LoRA."""
@@ -64,6 +66,15 @@ def bank_of(backbone: Backbone, task: TaskPrompt) -> Bank:
     if {name: tensor.shape[1:] for name, tensor in tensors.items()} != weights:
         raise ArtifactError(_unfit(task, "its weights are not those of this model"))
     return FullBank(tensors)
+
+
+def bank_of_several(backbone: Backbone, adapter: MultitaskAdapter) -> Bank:
+    """A bank whose row k computes as task k of the adapter; raises as `bank_of`."""
+    first = bank_of(backbone, adapter.of(adapter.names[0]))
+    if isinstance(first, FamilyBank):
+        return family_of_several(first, adapter)
+    assert isinstance(first, AdapterBank)
+    return SharedBank(first, len(adapter.names))
 
 
 def _prefix(task: TaskPrompt, tensors: dict[str, Tensor]) -> PrefixBank:

@@ -5,9 +5,10 @@ Weights are read from safetensors only and remote code is never run. After loadi
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -146,6 +147,14 @@ def load_backbone(
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise BackboneError(f"{folder}: cannot load this base model: {error}") from error
     return wrap(model, tokenizer, name=str(name), preset=chosen, folder=folder, autocast=autocast)
+
+
+def twin(backbone: Backbone) -> Backbone:
+    """The same weights in modules of their own, with a tokenizer of its own: what is hung on the layers of one (hooks,
+    adapters) the other does not see, so two threads can use them at once. Costs no memory for weights."""
+    known = [*backbone.model.parameters(), *backbone.model.buffers()]
+    model = copy.deepcopy(backbone.model, {id(tensor): tensor for tensor in known})
+    return replace(backbone, model=model, tokenizer=copy.deepcopy(backbone.tokenizer), prefix=None)
 
 
 def model_folder(

@@ -177,8 +177,9 @@ def _vllm(url: str | None, baked: Path, limits: BatchLimits) -> Iterator[Callabl
 def _backbone_of(folder: Path) -> str:
     """The backbone that the task files of a folder name; the embedded one for an empty folder."""
     from clinprompt.prompts.artifact import read_card
+    from clinprompt.serving.library import artifact_files
 
-    names = {read_card(path)[1].backbone.name for path in sorted(folder.glob("*.safetensors"))}
+    names = {read_card(path)[1].backbone.name for path in artifact_files(folder)}
     if len(names) > 1:
         raise BackboneError(
             f"{folder}: its files are for several backbones ({', '.join(sorted(names))}). One server holds one: move "

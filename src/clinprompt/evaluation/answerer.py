@@ -78,7 +78,7 @@ def of_task(backbone: Backbone, artifact: TaskPrompt, task: TaskDefinition | Non
     card = artifact.card
     limit = card.answer_limit[0] if card.answer_limit else DEFAULT_ANSWER_LIMIT
     prompt = learned if artifact.is_adapter else artifact.prompt
-    return Answerer(backbone, task or artifact.task, prompt, card.position, limit, *_room(card))
+    return Answerer(backbone, task or artifact.task, prompt, card.position, limit, *room(card))
 
 
 def of_source(backbone: Backbone, metaprompt: Metaprompt, name: str, task: TaskDefinition | None = None) -> Answerer:
@@ -86,7 +86,7 @@ def of_source(backbone: Backbone, metaprompt: Metaprompt, name: str, task: TaskD
     require_backbone(metaprompt.card, backbone, "metaprompt")
     row, card = metaprompt.row(name), metaprompt.card
     limit = card.answer_limit[row] if card.answer_limit else DEFAULT_ANSWER_LIMIT
-    return Answerer(backbone, task or card.tasks[row], metaprompt.prompt(name), card.position, limit, *_room(card))
+    return Answerer(backbone, task or card.tasks[row], metaprompt.prompt(name), card.position, limit, *room(card))
 
 
 def zero_shot(backbone: Backbone, task: TaskDefinition, limit: int = DEFAULT_ANSWER_LIMIT) -> Answerer:
@@ -117,6 +117,6 @@ def in_context(
     return Answerer(backbone, task, None, limit=most, in_context=InContext(backbone, examples, DEFAULT_RESERVE))
 
 
-def _room(card: Card) -> tuple[int, int | None]:
+def room(card: Card) -> tuple[int, int | None]:
     """Tokens kept free for an answer, and tokens of text per window, as in training."""
     return int(card.settings.get("target_reserve", DEFAULT_RESERVE)), card.settings.get("window")

@@ -242,6 +242,8 @@ def load_verified(path: Path, kind: str) -> tuple[dict[str, Tensor], Card]:
         raise ArtifactError(f"{path}: written by a newer clinprompt (format {card.version}); update the package.")
     if card.kind != kind:
         raise ArtifactError(f"{path}: this is a {card.kind} file; a {kind} file is needed here.")
+    if not card.tasks:
+        raise ArtifactError(f"{path}: its card names no task. The file was put together wrongly; learn it again.")
     if card.digest and tensor_digest(tensors) != card.digest:
         raise ArtifactError(f"{path}: its values do not match the digest in its card; the file is damaged.")
     return tensors, card

@@ -30,7 +30,7 @@ class MultitaskAdapter:
             raise ArtifactError(unknown_name("task", name, self.names))
         return self.names.index(name)
 
-    def of(self, name: str) -> TaskPrompt:
+    def of(self, name: str) -> TaskOfSeveral:
         """The task file of one task: the shared tensors and its own slices. Raises ArtifactError for unknown names."""
         row = self.row(name)
         own = tuple(f".{part}" for part in self.card.adapter.get("per_task", ()))
@@ -43,7 +43,14 @@ class MultitaskAdapter:
             "metrics": {},
             "digest": "",
         }
-        return TaskPrompt(tensors, self.card.model_copy(update=update))
+        return TaskOfSeveral(tensors, self.card.model_copy(update=update), whole=self)
+
+
+@dataclass(frozen=True)
+class TaskOfSeveral(TaskPrompt):
+    """One task of an adapter, as a task file; `whole` is the adapter, so that its tasks can be computed as one."""
+
+    whole: MultitaskAdapter | None = None
 
 
 def save_multitask(adapter: MultitaskAdapter, path: Path) -> MultitaskAdapter:

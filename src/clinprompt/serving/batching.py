@@ -3,6 +3,9 @@
 A step appends one token to every answer under way, whatever their tasks. Between steps, waiting questions are read
 together (at most `read_tokens` padded tokens at a time) and join; closed choices are scored from what was read and
 never join. A question that comes to an idle engine waits up to `wait_seconds` for company.
+
+Prompts, prefixes and LoRA share a pass. Adapters that cannot (`adapters.mixed`) have a lane each: a batch of their own
+that takes its steps in turn with the others.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clinprompt.adapters.bank import AdapterBank
+from clinprompt.adapters.mixed import Inside, mixed
 from clinprompt.backbone.model import Backbone
 from clinprompt.evaluation.decoding import continued
 from clinprompt.serving.choosing import choose_token
@@ -71,6 +76,25 @@ class Ticket:
         """Keys and values it may come to hold."""
         return self.reading.length + self.limit
 
+    @property
+    def company(self) -> AdapterBank | None:
+        """Questions of the same company share a pass."""
+        return None if self.reading.inside is None else self.reading.inside.company
+
+
+@dataclass(eq=False)
+class _Lane:
+    """Answers that take their steps in one pass."""
+
+    rows: Rows
+    active: list[Ticket] = field(default_factory=list)
+
+    def leave(self, row: int) -> None:
+        self.rows.leave(row)
+        last = self.active.pop()
+        if row < len(self.active):
+            self.active[row] = last
+
 
 @dataclass(frozen=True)
 class Written:
@@ -91,8 +115,7 @@ class Batcher:
         self._waiting: deque[Ticket] = deque()
         self._jobs: deque[Callable[[], None]] = deque()
         self._closing = False
-        self._rows = Rows(backbone)
-        self._active: list[Ticket] = []
+        self._lanes: dict[AdapterBank | None, _Lane] = {}  # only those with answers under way
         self._news: list[tuple[Ticket, Any]] = []
         self._counts = {"read": 0, "written": 0, "passes": 0}
         self._busy = 0  # questions taken from the queue and not in the batch (being read)
@@ -130,7 +153,7 @@ class Batcher:
     def load(self) -> Load:
         with self._changed:
             counts = self._counts
-            running = len(self._active) + self._busy
+            running = len(self._active()) + self._busy
             return Load(
                 running, len(self._waiting), self.limits.waiting, counts["read"], counts["written"], counts["passes"]
             )
@@ -152,23 +175,24 @@ class Batcher:
                 self._do_jobs()
                 self._drop_cancelled()
                 taken = self._take()
-                if taken:
-                    self._read(taken)
-                if self._active:
-                    self._step()
+                for part in _by_company(taken):
+                    self._read(part)
+                for lane in self._lanes.values():
+                    self._step(lane)
+                self._lanes = {company: lane for company, lane in self._lanes.items() if lane.active}
             except Exception as error:
-                self._fail([*taken, *self._active], error)
+                self._fail([*taken, *self._active()], error)
             self._busy = 0
             self._publish()
 
     def _work_there(self) -> bool:
         """Wait for work; False when closing and nothing is left."""
         with self._changed:
-            while not (self._waiting or self._active or self._jobs):
+            while not (self._waiting or self._lanes or self._jobs):
                 if self._closing:
                     return False
                 self._changed.wait()
-            if self._waiting and not self._active and not self._closing:
+            if self._waiting and not self._lanes and not self._closing:
                 until = self._waiting[0].arrived + self.limits.wait_seconds
                 while len(self._waiting) < self.limits.rows and (left := until - time.monotonic()) > 0:
                     self._changed.wait(left)
@@ -182,15 +206,21 @@ class Batcher:
                 job = self._jobs.popleft()
             job()
 
+    def _active(self) -> list[Ticket]:
+        """Answers under way."""
+        return [ticket for lane in list(self._lanes.values()) for ticket in lane.active]
+
     def _drop_cancelled(self) -> None:
-        for row in reversed(range(len(self._active))):
-            if self._active[row].cancelled:
-                self._leave(row)
+        for lane in self._lanes.values():
+            for row in reversed(range(len(lane.active))):
+                if lane.active[row].cancelled:
+                    lane.leave(row)
 
     def _take(self) -> list[Ticket]:
         """The questions to read now: in order of arrival, as many as rows, places and one pass allow."""
-        places = sum(ticket.places for ticket in self._active)
-        free, longest = self.limits.rows - len(self._active), 0
+        active = self._active()
+        places = sum(ticket.places for ticket in active)
+        free, longest = self.limits.rows - len(active), 0
         taken: list[Ticket] = []
         with self._changed:
             while self._waiting and free > 0:
@@ -198,7 +228,7 @@ class Batcher:
                 longest = max(longest, ticket.reading.read)
                 places += ticket.places
                 pass_full = bool(taken) and longest * (len(taken) + 1) > self.limits.read_tokens
-                batch_full = places > self.limits.tokens and bool(taken or self._active)
+                batch_full = places > self.limits.tokens and bool(taken or active)
                 if pass_full or batch_full:
                     break
                 taken.append(self._waiting.popleft())
@@ -207,7 +237,9 @@ class Batcher:
         return taken
 
     def _read(self, taken: Sequence[Ticket]) -> None:
-        found = read(self._backbone, [ticket.reading for ticket in taken])
+        """Read questions of one company."""
+        with mixed(self._backbone, _insides(taken)):
+            found = read(self._backbone, [ticket.reading for ticket in taken])
         with self._backbone.precision():
             logits = self._backbone.head(found.hidden)
         self._counts["passes"] += 1
@@ -220,24 +252,22 @@ class Batcher:
             self._choose(logits[open_], [taken[i] for i in open_])
             going = [i for i in open_ if taken[i].finish is None]
             if going:
-                self._rows.join(found, going)
-                self._active += [taken[i] for i in going]
+                lane = self._lanes.setdefault(taken[0].company, _Lane(Rows(self._backbone)))
+                lane.rows.join(found, going)
+                lane.active += [taken[i] for i in going]
 
-    def _step(self) -> None:
-        hidden = self._rows.step([ticket.ids[-1] for ticket in self._active])
+    def _step(self, lane: _Lane) -> None:
+        if not lane.active:  # all were cancelled
+            return
+        with mixed(self._backbone, _insides(lane.active)):
+            hidden = lane.rows.step([ticket.ids[-1] for ticket in lane.active])
         with self._backbone.precision():
             logits = self._backbone.head(hidden)
         self._counts["passes"] += 1
-        self._choose(logits, self._active)
-        for row in reversed(range(len(self._active))):
-            if self._active[row].finish is not None:
-                self._leave(row)
-
-    def _leave(self, row: int) -> None:
-        self._rows.leave(row)
-        last = self._active.pop()
-        if row < len(self._active):
-            self._active[row] = last
+        self._choose(logits, lane.active)
+        for row in reversed(range(len(lane.active))):
+            if lane.active[row].finish is not None:
+                lane.leave(row)
 
     # -- answers ----------------------------------------------------------------------------------------------------
 
@@ -286,6 +316,7 @@ class Batcher:
         """Mean log-likelihood per token of every choice, as `Decoder.score` gives it."""
         first = logits.float().log_softmax(-1)
         flat = [(place, ids) for place, ticket in zip(places, tickets, strict=True) for ids in ticket.choices]
+        inside = dict(zip(places, _insides(tickets), strict=True))
         mask = found.mask
         totals = np.zeros(len(flat))
         size = max(1, 2 * self.limits.read_tokens // mask.shape[1])
@@ -294,7 +325,8 @@ class Batcher:
             owner = torch.tensor([place for place, _ in part], device=mask.device)
             ids = [tokens for _, tokens in part]
             start = first[owner, torch.tensor([tokens[0] for tokens in ids], device=mask.device)]
-            rest = continued(self._backbone, found.layers, mask, found.lengths, owner, ids)
+            with mixed(self._backbone, [inside[place] for place, _ in part]):
+                rest = continued(self._backbone, found.layers, mask, found.lengths, owner, ids)
             totals[begin : begin + size] = (start + rest).double().cpu().numpy()
             self._counts["passes"] += 1
         done = 0
@@ -311,7 +343,7 @@ class Batcher:
         text = f"the model failed with {type(error).__name__} ({place.name}, line {place.lineno}); ask again."
         for ticket in dict.fromkeys(tickets):
             self._news.append((ticket, EngineFailed(text)))
-        self._active, self._rows = [], Rows(self._backbone)
+        self._lanes = {}
 
     def _publish(self) -> None:
         """Hand over the news of a pass, in one call per event loop."""
@@ -320,6 +352,18 @@ class Batcher:
             own = [(ticket, item) for ticket, item in news if ticket.loop is loop and not ticket.cancelled]
             if own and not loop.is_closed():
                 loop.call_soon_threadsafe(_tell, own)
+
+
+def _insides(tickets: Sequence[Ticket]) -> list[Inside | None]:
+    return [ticket.reading.inside for ticket in tickets]
+
+
+def _by_company(tickets: Sequence[Ticket]) -> list[list[Ticket]]:
+    """Questions that may be read in one pass, in order of arrival."""
+    found: dict[AdapterBank | None, list[Ticket]] = {}
+    for ticket in tickets:
+        found.setdefault(ticket.company, []).append(ticket)
+    return list(found.values())
 
 
 def _tell(news: Sequence[tuple[Ticket, Any]]) -> None:

@@ -78,11 +78,13 @@ def summary_of(task: ServedTask) -> TaskSummary:
         task=task.definition.name,
         type=task.definition.type,
         labels=task.definition.labels,
-        prompt_tokens=len(task.file.prompt),
+        method=task.file.card.method,
+        prompt_tokens=task.positions,
         digest=task.digest,
     )
 
 
 def card_of(task: ServedTask, size: int) -> TaskCard:
     card = task.file.card.model_dump(mode="json", exclude_defaults=True)
-    return TaskCard(**summary_of(task).model_dump(), card=card, bytes=size)
+    parameters = sum(tensor.numel() for tensor in task.file.tensors.values())
+    return TaskCard(**summary_of(task).model_dump(), card=card, bytes=size, parameters=parameters)

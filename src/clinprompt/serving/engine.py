@@ -67,8 +67,18 @@ class ServedTask:
 
     @property
     def digest(self) -> str:
-        """Identity of the prompt's values."""
+        """Identity of the values of its file."""
         return self.file.card.digest
+
+    @property
+    def positions(self) -> int:
+        """Length of its soft prompt; 0 for an adapter."""
+        return 0 if self.file.is_adapter else len(self.file.prompt)
+
+    @property
+    def learned(self) -> str:
+        """What its file holds, in words."""
+        return self.file.card.method if self.file.is_adapter else f"prompt of {self.positions}"
 
 
 class Constraint(Protocol):

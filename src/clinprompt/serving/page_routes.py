@@ -11,6 +11,7 @@ from pathlib import Path
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel
 
+from clinprompt.adapters.inspect import changes
 from clinprompt.prompts.inspect import nearest_tokens
 from clinprompt.serving.access import allowed
 from clinprompt.serving.engine import ServedTask, UnknownTask
@@ -48,12 +49,22 @@ class PromptPosition(BaseModel):
     nearest: list[NearToken]
 
 
+class Change(BaseModel):
+    """What an adapter does to one part of the model; `relative` to what was there."""
+
+    part: str
+    norm: float
+    relative: float | None
+
+
 class PromptView(BaseModel):
-    """A task's prompt, as far as numbers can be looked at. `known` False: this server's engine holds no embeddings."""
+    """A task's prompt, or what its adapter changes, as far as numbers can be looked at. `known` False: this server's
+    engine holds no weights."""
 
     name: str
     known: bool
-    positions: list[PromptPosition]
+    positions: list[PromptPosition] = []
+    changes: list[Change] = []
 
 
 def router(service: Service) -> APIRouter:
@@ -77,12 +88,14 @@ def router(service: Service) -> APIRouter:
         dependencies=[Depends(allowed(service, "predict"))],
     )
     async def prompt(name: str) -> PromptView:
-        """A task's prompt: the norm of each vector, and the vocabulary's nearest tokens."""
+        """A task's prompt: the norm of each vector, and the vocabulary's nearest tokens. Of an adapter: the norm of
+        what it changes in each part of the model."""
         task = service.task(name)
+        kept = f"{task.digest} {task.definition.name}"
         async with looking:
-            if task.digest not in views:
-                views[task.digest] = await asyncio.to_thread(_view, service, task)
-            return views[task.digest].model_copy(update={"name": task.name})
+            if kept not in views:
+                views[kept] = await asyncio.to_thread(_view, service, task)
+            return views[kept].model_copy(update={"name": task.name})
 
     return routes
 
@@ -90,7 +103,10 @@ def router(service: Service) -> APIRouter:
 def _view(service: Service, task: ServedTask) -> PromptView:
     engine = service.engine
     if not isinstance(engine, TransformersEngine):
-        return PromptView(name=task.name, known=False, positions=[])
+        return PromptView(name=task.name, known=False)
+    if task.file.is_adapter:
+        found = changes(engine.backbone, task.file)
+        return PromptView(name=task.name, known=True, changes=[Change.model_validate(one) for one in found])
     backbone = replace(engine.backbone, tokenizer=copy.deepcopy(engine.backbone.tokenizer))
     prompt = task.file.prompt
     return PromptView(

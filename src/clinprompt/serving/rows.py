@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from clinprompt.adapters.mixed import Inside
 from clinprompt.backbone.encoding import Encoded
 from clinprompt.backbone.injection import inject
 from clinprompt.backbone.model import Backbone, LayerStates
@@ -28,11 +29,12 @@ BLOCK = 64  # columns by which buffers grow
 @dataclass(frozen=True, slots=True)
 class Reading:
     """A sequence to be read. `prefix`: keys and values of what stands before `ids` (one row); `prompt` (l, d): a soft
-    prompt that stands inside, at `ids.insert_at`."""
+    prompt that stands inside, at `ids.insert_at`; `inside`: how the model is changed while it is read and answered."""
 
     ids: Encoded
     prefix: LayerStates | None = None
     prompt: Tensor | None = None
+    inside: Inside | None = None
 
     @property
     def read(self) -> int:

@@ -103,7 +103,8 @@ class TaskSummary(BaseModel):
     task: str = Field(description="the name in its card")
     type: str
     labels: dict[str, str]
-    prompt_tokens: int
+    method: str = Field(description="how it was learned; empty where the card does not say")
+    prompt_tokens: int = Field(description="vectors of its soft prompt; 0 for an adapter")
     digest: str
 
 
@@ -123,4 +124,11 @@ class TaskCard(TaskSummary):
     """A task with the card of its file: data it saw, scores, settings."""
 
     card: dict[str, Any]
-    bytes: int
+    parameters: int = Field(description="numbers that it computes with; those of a multi-task adapter are shared")
+    bytes: int = Field(description="of its file")
+
+
+class TaskCards(BaseModel):
+    """The tasks of a multi-task adapter that was put."""
+
+    tasks: list[TaskCard]

@@ -8,7 +8,7 @@ from fastapi.responses import FileResponse
 from clinprompt.serving.access import allowed
 from clinprompt.serving.documents import card_of, summary_of
 from clinprompt.serving.problems import ALWAYS, Forbidden, responses
-from clinprompt.serving.schemas import NotServed, TaskCard, TaskList
+from clinprompt.serving.schemas import NotServed, TaskCard, TaskCards, TaskList
 from clinprompt.serving.service import Service
 
 BINARY = "application/octet-stream"
@@ -41,8 +41,8 @@ def router(service: Service) -> APIRouter:
         dependencies=[Depends(reads)],
     )
     async def file(name: str) -> FileResponse:
-        """The task file itself (safetensors)."""
-        path = service.library.path(service.task(name).name)
+        """The task file itself (safetensors); for one task of a multi-task adapter, the adapter's."""
+        path = service.library.file_of(service.task(name).name)
         return FileResponse(path, media_type=BINARY, filename=path.name)
 
     @routes.put(
@@ -53,17 +53,20 @@ def router(service: Service) -> APIRouter:
             "requestBody": {"required": True, "content": {BINARY: {"schema": {"type": "string", "format": "binary"}}}}
         },
     )
-    async def put(name: str, request: Request) -> TaskCard:
-        """Serve an uploaded task file under a name, at once; one of the same name serves until this one is ready."""
+    async def put(name: str, request: Request) -> TaskCard | TaskCards:
+        """Serve an uploaded task file under a name, at once; one of the same name serves until this one is ready. Of a
+        multi-task adapter each task is served as `name.TASK`, and their cards come back as a list."""
         _require_managing(service)
         content = await request.body()
-        return card_of(await service.library.put(name, content), len(content))
+        cards = [card_of(task, len(content)) for task in await service.library.put(name, content)]
+        return cards[0] if cards[0].name == name else TaskCards(tasks=cards)
 
     @routes.delete("/{name}", status_code=204, responses=responses(*ALWAYS, 404), dependencies=[Depends(manages)])
     async def delete(name: str) -> Response:
-        """Stop serving a task and delete its file; requests under way are answered."""
+        """Stop serving a task and delete its file; requests under way are answered. A multi-task adapter goes as a
+        whole, by the name of its file."""
         _require_managing(service)
-        await service.library.delete(service.task(name).name)
+        await service.library.delete(name)
         return Response(status_code=204)
 
     return routes

@@ -1,4 +1,5 @@
-"""The engine inside this process: one frozen Transformers model, every task's prompt read once, mixed batches."""
+"""The engine inside this process: one frozen Transformers model, every task's prompt read once, mixed batches; and
+adapters beside the prompts (`clinprompt.serving.loaded`)."""
 
 from __future__ import annotations
 
@@ -6,18 +7,16 @@ import asyncio
 import copy
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
-from torch import Tensor
 
 from clinprompt.backbone.encoding import Encoded, encode, target_tokens
-from clinprompt.backbone.model import Backbone, LayerStates
-from clinprompt.backbone.prefix_cache import PrefixCache
-from clinprompt.errors import ArtifactError, BackboneError, TaskError, unknown_name
-from clinprompt.evaluation.answerer import of_task
-from clinprompt.prompts.artifact import TaskPrompt, backbone_note
+from clinprompt.backbone.model import Backbone, twin
+from clinprompt.errors import BackboneError, TaskError, unknown_name
+from clinprompt.evaluation.answerer import room
+from clinprompt.prompts.artifact import TaskPrompt, backbone_note, require_backbone
 from clinprompt.serving.batching import Batcher, BatchLimits, Ticket, Written
 from clinprompt.serving.detokenizing import Detokenizer, Stopper
 from clinprompt.serving.engine import (
@@ -30,18 +29,11 @@ from clinprompt.serving.engine import (
     ServedTask,
     UnknownTask,
 )
+from clinprompt.serving.loaded import Loaded, adapter_of, adapter_states, prompt_states
 from clinprompt.serving.rows import Reading
 from clinprompt.training.examples import task_codec
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, eq=False)
-class _Loaded(ServedTask):
-    """A task whose prompt was read: its keys and values, or (position `end`) the prompt itself on the device."""
-
-    prefix: LayerStates | None = None
-    prompt: Tensor | None = None
 
 
 class TransformersEngine:
@@ -55,9 +47,9 @@ class TransformersEngine:
             )
         # Copies of the tokenizer, one per thread: a tokenizer changes its own state with every way of calling it.
         self._backbone = replace(backbone, tokenizer=copy.deepcopy(backbone.tokenizer))
-        self._inner = replace(backbone, tokenizer=copy.deepcopy(backbone.tokenizer))
+        self._inner = twin(backbone)  # adapters are hung on its layers, and whoever trains beside must not meet them
         self._batcher = Batcher(self._inner, limits or BatchLimits())
-        self._tasks: dict[str, _Loaded] = {}
+        self._tasks: dict[str, Loaded] = {}
         self._desk = Desk()
         self._closed = False
         self._answering, self._idle = 0, asyncio.Event()
@@ -100,25 +92,24 @@ class TransformersEngine:
     # -- tasks ------------------------------------------------------------------------------------------------------
 
     async def add(self, name: str, file: TaskPrompt) -> ServedTask:
-        if file.is_adapter:
-            raise ArtifactError(
-                f"task {name}: holds {file.card.method}, trained inside the backbone, which cannot share a batch with "
-                "other tasks. Serve a soft prompt (--method mpt or pt), or answer with `clinprompt predict`."
-            )
         task = await self._desk.run(lambda: self._prepared(name, file))
-        if file.card.position != "end":
-            cache, prompt = PrefixCache(self._inner), file.prompt.to(self._backbone.device)
-            states = await self._in_model(lambda: cache.states(prompt, file.card.position))
-            task = replace(task, prefix=states)
+        if task.adapter is None:
+            prefix, prompt = await self._in_model(lambda: prompt_states(self._inner, file))
+            task = replace(task, prefix=prefix, prompt=prompt)
         else:
-            task = replace(task, prompt=file.prompt.to(self._backbone.device))
+            bank, row = task.adapter, task.row
+            prefix, inside = await self._in_model(lambda: adapter_states(self._inner, bank, row))
+            task = replace(task, prefix=prefix, inside=inside)
         self._tasks[name] = task
         return task
 
-    def _prepared(self, name: str, file: TaskPrompt) -> _Loaded:
-        who = of_task(self._backbone, file)
-        codec = task_codec(self._backbone, who.task, int(file.prompt.shape[0]), who.reserve, who.window)
-        return _Loaded(name, file, codec)
+    def _prepared(self, name: str, file: TaskPrompt) -> Loaded:
+        require_backbone(file.card, self._backbone, f"task file of {file.task.name!r}")
+        found = adapter_of(self._backbone, file, self._tasks.values())
+        bank, row = found if found is not None else (None, 0)
+        length = bank.length if bank is not None else len(file.prompt)
+        reserve, window = room(file.card)
+        return Loaded(name, file, task_codec(self._backbone, file.task, length, reserve, window), adapter=bank, row=row)
 
     async def remove(self, name: str) -> None:
         if name not in self._tasks:
@@ -206,13 +197,13 @@ class TransformersEngine:
             if not len(ids.ids):
                 raise TaskError("there is nothing to read: give at least one character.")
             return Reading(ids), choices
-        if not isinstance(task, _Loaded):
+        if not isinstance(task, Loaded):
             raise UnknownTask(f"task {task.name!r} was loaded by another engine.")
         ids = encode(self._backbone, [question.source], None, task.file.card.position)[0]
-        if task.prefix is None:
+        if task.prompt is not None:
             return Reading(ids, prompt=task.prompt), choices
-        rest = np.ascontiguousarray(ids.ids[ids.insert_at :])  # BOS is in the prefix
-        return Reading(Encoded(rest, len(rest), 0), task.prefix), choices
+        rest = np.ascontiguousarray(ids.ids[task.skipped(ids.insert_at) :])
+        return Reading(Encoded(rest, len(rest), 0), task.prefix, inside=task.inside), choices
 
     def _generated(self, question: Question, written: Written) -> Generated:
         tokenizer = self._backbone.tokenizer
