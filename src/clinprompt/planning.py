@@ -37,7 +37,10 @@ from clinprompt.methods.pt import prompt_bank
 from clinprompt.training.banks import PREFIXES
 from clinprompt.training.batching import TaskExamples, chunks
 from clinprompt.training.costs import trained_numbers
+from clinprompt.training.multitask import MultitaskSettings
+from clinprompt.training.multitask_banks import adapter_settings, multitask_parameters
 from clinprompt.training.sampling import SIZE_CAP
+from clinprompt.training.search import SearchSettings
 from clinprompt.training.settings import AdaptSettings, ExtendSettings, LearnSettings, LoopSettings, Method
 from clinprompt.training.starts import judged_examples, start_of
 
@@ -187,10 +190,10 @@ def plan_extend(
     return _estimate(backbone, tasks, stages, micro, len(tasks) * length * width, held)
 
 
-def _mixed(examples: Sequence[TaskExamples], length: int) -> _Volume:
+def _mixed(examples: Sequence[TaskExamples], length: int, ahead: int = 0) -> _Volume:
     """The mean example of examples-proportional mixing."""
     shares = [min(len(e.train), SIZE_CAP) for e in examples]
-    return _sum(_mean(e.train, length).times(n / sum(shares)) for e, n in zip(examples, shares, strict=True))
+    return _sum(_mean(e.train, length, ahead).times(n / sum(shares)) for e, n in zip(examples, shares, strict=True))
 
 
 def plan_adapt(
@@ -237,6 +240,38 @@ def _start_stage(
         return []
     flops = _forward_flops(backbone, volume) + 2.0 * backbone.vocabulary * backbone.width * volume.labels
     return [Stage(f"start ({start_of(settings, method)} of the sources)", 0, 0, round(volume.tokens), flops)]
+
+
+def plan_multitask(backbone: Backbone, examples: Sequence[TaskExamples], settings: MultitaskSettings) -> Estimate:
+    """One adapter for all these tasks. Of a mixture all experts are counted, though a token may use few of them."""
+    tasks, name, loop = len(examples), settings.method, settings.loop
+    chosen: Any = adapter_settings(name, settings.adapter)
+    trained = multitask_parameters(backbone, tasks, name, settings.adapter)
+    ahead = chosen.length if name == "prefix" else chosen.positions if name in JOINT else 0
+    if name in ("prefix", *JOINT):
+        used = 0 if name == "prefix" else lora_parameters(backbone, chosen.rank, chosen.targets)
+    else:
+        used = multitask_parameters(backbone, 1, name, settings.adapter)  # what is shared, and one task's own
+    volume = _mixed(examples, 0, ahead).times(loop.batch_size * loop.steps)
+    validation = _sum(_volume(e.validation[: loop.validation_limit], 0, ahead) for e in examples)
+    flops = _training_flops(backbone, volume, adapter=used)
+    flops += _validation_flops(backbone, validation, loop, adapter=used)
+    stage = Stage(f"learn ({name})", trained, loop.steps, round(volume.tokens), flops)
+    return _estimate(backbone, examples, [stage], loop.micro_tokens, trained, 0.0)
+
+
+def plan_search(backbone: Backbone, examples: Sequence[TaskExamples], settings: SearchSettings) -> Estimate:
+    """All trials of a search at its longest prefix: a step is a pass for the weights and one for the architecture."""
+    relax, ahead = settings.relax, max(settings.lengths)
+    used = lora_parameters(backbone, relax.lora.rank, relax.lora.targets)
+    passes = 2 * settings.trials * relax.loop.batch_size * relax.loop.steps
+    volume = _mixed(examples, 0, ahead).times(passes)
+    validation = _sum(_volume(e.validation[: relax.loop.validation_limit], 0, ahead) for e in examples)
+    judging = _forward_flops(backbone, validation, adapter=used)
+    judging += 2.0 * backbone.vocabulary * backbone.width * validation.labels
+    flops = _training_flops(backbone, volume, adapter=used) + 2 * settings.trials * judging
+    stage = Stage("search", used, settings.trials * relax.loop.steps, round(volume.tokens), flops)
+    return _estimate(backbone, examples, [stage], relax.loop.micro_tokens, used, 0.0)
 
 
 def with_rate(estimate: Estimate, rate: float, *, measured: bool) -> Estimate:

@@ -14,6 +14,8 @@ from clinprompt.errors import TrainingError
 
 if TYPE_CHECKING:
     from clinprompt.experiments.claims import Claims
+    from clinprompt.experiments.multitask_protocol import MultitaskProtocol
+    from clinprompt.experiments.protocol import Protocol
     from clinprompt.experiments.reproduce import Reproduction
     from clinprompt.experiments.sweep import Executor, Setup, Sweep
 
@@ -73,6 +75,14 @@ def benchmark(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps.", rich_help_panel=PROTOCOL, show_default=False)
     ] = None,
+    multitask: Annotated[
+        bool,
+        typer.Option(
+            "--multitask",
+            help="Compare adapters that learn all targets together, of equal size; see docs/benchmark.md.",
+            rich_help_panel=PROTOCOL,
+        ),
+    ] = False,
     out: Annotated[Path, typer.Option(help="The results file (JSON Lines); lines are added.")] = Path("results.jsonl"),
     work: Annotated[
         Path, typer.Option(help="Where cells, metaprompts and checkpoints lie.", rich_help_panel=WORK)
@@ -117,8 +127,10 @@ def benchmark(
       clinprompt benchmark sample --methods zero-shot,pt,mpt --shots 0,5,full --draws 2 --seeds 1 --dry-run
       clinprompt benchmark sample --methods zero-shot,pt,mpt --shots 0,5,full --draws 2 --seeds 1 --out sample.jsonl
       clinprompt benchmark --config configs/benchmarks/open-clinical-embedded.yaml --data-dir corpora
+      clinprompt benchmark --multitask --config configs/benchmarks/open-clinical-multitask.yaml --data-dir corpora
       clinprompt benchmark --reproduce results.jsonl --id 0123456789abcdef --data-dir corpora
     """
+    from clinprompt.experiments.multitask_protocol import load_multitask_protocol
     from clinprompt.experiments.protocol import load_protocol, shots_of
     from clinprompt.experiments.sweep import Setup
 
@@ -127,19 +139,17 @@ def benchmark(
     if reproduce is not None and cell is not None:
         _reproduce(reproduce, cell, model, data_dir, work, as_json, quiet)
         return
-    overrides: dict[str, Any] = {
-        "suite": suite,
-        "methods": _methods(methods),
-        "few_shot_methods": _names(few_shot_methods),
-        "targets": _names(targets),
-        "shots": shots_of(shots) if shots else None,
-        "draws": draws,
-        "seeds": seeds,
-        "trials": trials,
-        "limits": {key: value for key, value in {"train": train, "test": test}.items() if value is not None},
-        "steps": steps,
-    }
-    protocol = load_protocol(config, overrides)
+    limits = {key: value for key, value in {"train": train, "test": test}.items() if value is not None}
+    overrides: dict[str, Any] = {"suite": suite, "seeds": seeds, "trials": trials, "limits": limits, "steps": steps}
+    protocol: Protocol | MultitaskProtocol
+    if multitask:
+        _check_multitask({"--shots": shots, "--draws": draws, "--few-shot-methods": few_shot_methods})
+        overrides |= {"methods": _multitask_methods(methods), "tasks": _names(targets)}
+        protocol = load_multitask_protocol(config, overrides)
+    else:
+        overrides |= {"methods": _methods(methods), "targets": _names(targets), "draws": draws}
+        overrides |= {"few_shot_methods": _names(few_shot_methods), "shots": shots_of(shots) if shots else None}
+        protocol = load_protocol(config, overrides)
     setup = Setup(
         protocol=protocol.model_dump(mode="json"),
         backbone=model.arguments("embedded"),
@@ -147,6 +157,7 @@ def benchmark(
         rows=rows or 0,
         data_dir=data_dir,
         threads=threads or 0,
+        multitask=multitask,
     )
     _run(setup, out, executor, workers, dry_run, flops_per_second, as_json, quiet)
 
@@ -217,6 +228,18 @@ def _methods(text: str | None) -> tuple[str, ...] | None:
     from clinprompt.methods.registry import METHODS
 
     return tuple(METHODS) if text == "all" else _names(text)
+
+
+def _multitask_methods(text: str | None) -> tuple[str, ...] | None:
+    from clinprompt.methods.registry import MULTITASK
+
+    return tuple(MULTITASK) if text == "all" else _names(text)
+
+
+def _check_multitask(given: dict[str, Any]) -> None:
+    wrong = [name for name, value in given.items() if value is not None]
+    if wrong:
+        raise TrainingError(f"--multitask trains on all records of the limits: leave out {', '.join(wrong)}.")
 
 
 # --- --dry-run and --reproduce ----------------------------------------------------------------------------------------

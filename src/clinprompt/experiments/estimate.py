@@ -15,15 +15,17 @@ from typing import Any
 from clinprompt.evaluation.answerer import Answerer
 from clinprompt.experiments.cells import Group
 from clinprompt.experiments.metaprompts import metaprompt_jobs
+from clinprompt.experiments.multitask_bench import MultitaskBench
 from clinprompt.experiments.protocol import FULL
 from clinprompt.experiments.sweep import Sweep
 from clinprompt.experiments.workbench import Workbench, members
-from clinprompt.methods.registry import METHODS, MethodSpec, find_method
-from clinprompt.planning import calibrate, plan_adapt, plan_learn
+from clinprompt.methods.registry import METHODS, MethodSpec
+from clinprompt.planning import calibrate, plan_adapt, plan_learn, plan_multitask, plan_search
 from clinprompt.prompts.initialisation import initial_prompts
 from clinprompt.training.banks import taken
 from clinprompt.training.batching import TaskExamples
 from clinprompt.training.learn import prompt_shape, source_examples
+from clinprompt.training.search import search_examples
 
 MEASURED_RECORDS = 12
 """Test inputs per target that are answered to measure how long that takes. Our choice."""
@@ -82,7 +84,10 @@ def estimate(sweep: Sweep, rate: float | None) -> SweepEstimate:
     found: dict[str, list[MethodEstimate]] = {}
     memory = 0
     for group in left:
-        part, needed = _group(bench, group, rate, answering)
+        if isinstance(bench, MultitaskBench):
+            part, needed = together(bench, group, rate, answering)
+        else:
+            part, needed = _group(bench, group, rate, answering)
         found.setdefault(group.method, []).append(part)
         memory = max(memory, needed)
     jobs = metaprompt_jobs(bench, left)
@@ -101,7 +106,7 @@ def estimate(sweep: Sweep, rate: float | None) -> SweepEstimate:
 
 
 def _group(bench: Workbench, group: Group, rate: float, answering: dict[str, float]) -> tuple[MethodEstimate, int]:
-    spec = find_method(group.method)
+    spec = bench.spec(group.method)
     cells = [cell for cell in group.cells if not bench.store.has_cell(cell.id)]
     answers = sum(answering[cell.target] for cell in cells)
     if not spec.trains:
@@ -122,6 +127,26 @@ def _group(bench: Workbench, group: Group, rate: float, answering: dict[str, flo
         flops += count * planned.flops
         memory = max(memory, planned.memory)
     return MethodEstimate(group.method, len(cells), rows, tokens, flops, flops / rate, answers), memory
+
+
+def together(
+    bench: MultitaskBench, group: Group, rate: float, answering: dict[str, float]
+) -> tuple[MethodEstimate, int]:
+    """A row of a multi-task comparison: its search, and one training per trial and seed for all tasks."""
+    name, cells = group.method, [cell for cell in group.cells if not bench.store.has_cell(cell.id)]
+    wanted = {(trial, seed) for _, seed in group.pool for trial in range(bench.plan.trials_of(name))}
+    wanted |= {(0, cell.seed) for cell in cells if cell.run not in group.pool}
+    left = sorted(run for run in wanted if not (bench.training_folder(name, *run) / "line.json").is_file())
+    examples = [bench.examples(task, bench.settings("pt", FULL, 0)) for task in group.targets]
+    planned = plan_multitask(bench.backbone, examples, bench.foreseen_settings(name))
+    tokens, flops = len(left) * planned.stages[0].tokens, len(left) * planned.flops
+    if bench.contender(name).search is not None and bench.found(name) is None:
+        settings = bench.search_settings()
+        seen = search_examples(bench.backbone, bench.searched_on(name), settings)
+        search = plan_search(bench.backbone, seen, settings)
+        tokens, flops = tokens + search.stages[0].tokens, flops + search.flops
+    answers = sum(answering[cell.target] for cell in cells)
+    return MethodEstimate(name, len(cells), len(left), tokens, flops, flops / rate, answers), planned.memory
 
 
 def _metaprompt_shape(bench: Workbench, spec: MethodSpec) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from clinprompt.experiments.lines import machine
 from clinprompt.experiments.results import MetaLine
 from clinprompt.experiments.store import read_json, write_json
 from clinprompt.experiments.workbench import Workbench
-from clinprompt.methods.registry import METHODS, MethodSpec, find_method
+from clinprompt.methods.registry import METHODS, MethodSpec
 from clinprompt.planning import plan_learn
 from clinprompt.training.learn import Learned, learn
 from clinprompt.version import __version__
@@ -39,7 +39,7 @@ def metaprompt_jobs(bench: Workbench, groups: Iterable[Group]) -> list[MetaJob]:
     """What must be learned before the unfinished cells of these groups can be computed, or told in the results."""
     jobs: dict[str, dict[str, tuple[str, int, str]]] = {}
     for group in groups:
-        spec = find_method(group.method)
+        spec = bench.spec(group.method)
         if not spec.needs_metaprompt:
             continue
         for seed in sorted({cell.seed for cell in group.cells} | {seed for _, seed in group.pool}):

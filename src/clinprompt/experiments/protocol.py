@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -25,6 +25,7 @@ IN_CONTEXT = "in-context"
 DEFAULT_METHODS = ("zero-shot", "pt", "mpt")
 DEFAULT_SHOTS: tuple[Shots, ...] = (0, 1, 5, 10, 20, FULL)
 _RATES = ("learning_rate", "vector_learning_rate")
+M = TypeVar("M", bound=BaseModel)
 
 
 class Limits(BaseModel):
@@ -206,14 +207,19 @@ def with_steps(raw: Mapping[str, Any], steps: int) -> dict[str, Any]:
 
 def parse_protocol(raw: Mapping[str, Any], where: str = "benchmark") -> Protocol:
     """A protocol from a mapping. Raises TrainingError listing every offending key."""
+    return validated(Protocol, raw, where)
+
+
+def validated(kind: type[M], raw: Mapping[str, Any], where: str) -> M:
+    """A protocol of this kind from a mapping. Raises TrainingError listing every offending key and the known ones."""
     try:
-        return Protocol.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
         problems = "; ".join(
             f"`{'.'.join(map(str, e['loc'])) or '(whole)'}`: {e['msg'].removeprefix('Value error, ')}"
             for e in error.errors()
         )
-        raise TrainingError(f"{where}: {problems}. Known: {', '.join(Protocol.model_fields)}") from None
+        raise TrainingError(f"{where}: {problems}. Known: {', '.join(kind.model_fields)}") from None
 
 
 def shots_of(text: str) -> tuple[Shots, ...]:

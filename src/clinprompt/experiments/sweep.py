@@ -16,6 +16,8 @@ from clinprompt.experiments.cells import Group, Unit, packed
 from clinprompt.experiments.claims import LEASE, Claims
 from clinprompt.experiments.lines import test_set
 from clinprompt.experiments.metaprompts import MetaJob, metaprompt_jobs, run_job
+from clinprompt.experiments.multitask_bench import multitask_bench
+from clinprompt.experiments.multitask_protocol import parse_multitask_protocol
 from clinprompt.experiments.protocol import parse_protocol
 from clinprompt.experiments.results import Planned
 from clinprompt.experiments.store import ResultsFile, Store
@@ -41,12 +43,16 @@ class Setup:
     data_dir: Path | None = None
     threads: int = 0  # 0: as PyTorch decides
     lease: float = LEASE
+    multitask: bool = False  # the protocol is one of multi-task methods
 
     def bench(self) -> Workbench:
         """A workbench in this process."""
         if self.threads:
             torch.set_num_threads(self.threads)
         backbone = load_backbone(**self.backbone)
+        if self.multitask:
+            plan = parse_multitask_protocol(self.protocol)
+            return multitask_bench(plan, backbone, Store(self.work), self.data_dir)
         return Workbench(parse_protocol(self.protocol), backbone, Store(self.work), self.data_dir)
 
 
@@ -80,8 +86,10 @@ class Sweep:
 
     def units(self) -> list[Unit]:
         """The work that is left, packed."""
-        trials = {spec.name: self.bench.protocol.trials if spec.trains else 1 for spec in self.bench.protocol.specs}
-        return packed(self.left(), trials, self.rows)
+        left = self.left()
+        names = {group.method for group in left}
+        trials = {name: self.bench.protocol.trials if self.bench.spec(name).trains else 1 for name in names}
+        return packed(left, trials, self.rows)
 
     def run(self, executor: Executor) -> None:
         """Compute what is left. Cells that the results file holds count as computed, wherever that was."""
@@ -108,7 +116,7 @@ class Sweep:
     def _describe(self) -> None:
         """The lines about the sweep: which cells it has, and which records each test set."""
         cells = tuple((c.target, c.method, c.shots, c.draw, c.seed) for g in self.groups for c in g.cells)
-        self.results.append(_plain(Planned(suite=self.bench.protocol.suite, cells=cells)))
+        self.results.append(_plain(Planned(suite=self.bench.suite, cells=cells)))
         for name in self.bench.target_names():
             self.results.append(_plain(test_set(name, self.bench.test_records(name))))
 

@@ -19,11 +19,13 @@ from clinprompt.experiments.cells import CellPlan, Group, Unit
 from clinprompt.experiments.claims import Claims
 from clinprompt.experiments.energy import EnergyMeter
 from clinprompt.experiments.lines import machine, scored
+from clinprompt.experiments.multitask_bench import MultitaskBench
+from clinprompt.experiments.multitask_trainings import annotated, train_adapters
 from clinprompt.experiments.protocol import ZERO_SHOT
 from clinprompt.experiments.results import Cell, Trial
 from clinprompt.experiments.trainings import Cost, Row, Trained, forget, train
 from clinprompt.experiments.workbench import Workbench
-from clinprompt.methods.registry import MethodSpec, find_method
+from clinprompt.methods.registry import MethodSpec
 from clinprompt.version import __version__
 
 Progress = Callable[[str, int, int, float], None]  # what, done, total, loss
@@ -64,7 +66,7 @@ def run_unit(
     False, and nothing is done, if another worker holds one of them: ask again later.
     """
     pending = _pending(bench, unit)
-    names = {name for group, cells in pending for name in (group.selection, *(cell.id for cell in cells))}
+    names = {name for group, cells in pending for name in bench.claimed(group, cells)}
     if not claims.take(names):
         return False
     try:
@@ -89,7 +91,7 @@ def _run(
     progress: Progress | None,
 ) -> None:
     first = pending[0][0]
-    spec = find_method(first.method)
+    spec = bench.spec(first.method)
     if not spec.trains:
         for _, cells in pending:
             for cell in cells:
@@ -104,7 +106,7 @@ def _run(
     for (group, cell), row in zip(todo, rest, strict=True):
         choice = choices[group.selection]
         line = score_cell(bench, spec, cell, choice, _with_tuning(row, trained, choice, group), progress)
-        _finish(bench, line, finished)
+        _finish(bench, annotated(bench, line) if isinstance(bench, MultitaskBench) else line, finished)
     forget(bench, {group.selection: group.selection for group, _ in pending})
 
 
@@ -138,6 +140,8 @@ class _Trainer:
         return [Row(target, trial, *run) for trial, run in distinct for target in self.groups[0].targets]
 
     def train(self, rows: Sequence[Row]) -> dict[Row, Trained]:
+        if isinstance(self.bench, MultitaskBench):
+            return train_adapters(self.bench, self.spec.name, rows, self.progress)
         selections = {target: group.selection for group in self.groups for target in group.targets}
         shown = self.progress
         name = self.groups[0].name if len(self.groups) == 1 else f"{self.spec.name} {len(self.groups)} targets"
@@ -157,7 +161,7 @@ def choose(bench: Workbench, group: Group, tuned: dict[Row, Trained]) -> Choice:
 
     A trial that lost its way in one run (no finite loss) is not chosen. Raises TrainingError if all did.
     """
-    spec = find_method(group.method)
+    spec = bench.spec(group.method)
     grid = [dict(changes) for changes in spec.grid[: bench.trials_of(spec, group.shots)]]
     if not group.pool:
         return Choice((), 0, ())
@@ -210,7 +214,7 @@ def score_cell(
     metaprompt, examples = bench.metaprompt(spec, cell.seed), answers.in_context
     return Cell(
         id=cell.id,
-        suite=bench.protocol.suite,
+        suite=bench.suite,
         target=cell.target,
         type=data.task.type,
         method=cell.method,
@@ -231,7 +235,8 @@ def score_cell(
         backbone=bench.backbone.name,
         fingerprint=bench.backbone.fingerprint,
         metaprompt=metaprompt.digest if metaprompt else "",
-        settings=_settings(bench, choice, trained) | ({"in_context": examples.summary()} if examples else {}),
+        settings=_settings(bench, cell.method, choice, trained)
+        | ({"in_context": examples.summary()} if examples else {}),
         library=__version__,
         machine=machine(),
     )
@@ -239,10 +244,10 @@ def score_cell(
 
 def _answerer(bench: Workbench, spec: MethodSpec, cell: CellPlan, trained: Trained | None) -> Answerer:
     limit = bench.answer_limit(cell.target)
-    settings = bench.settings(spec.name, cell.shots, 0, cell.draw, cell.seed)
     data = bench.target(cell.target)
     if trained is not None:
         return replace(of_task(bench.backbone, trained.file, data.task), limit=limit)
+    settings = bench.settings(spec.name, cell.shots, 0, cell.draw, cell.seed)
     if spec.name == ZERO_SHOT:
         asked = zero_shot(bench.backbone, data.task, limit)
         return replace(asked, reserve=settings.target_reserve, window=settings.window)
@@ -251,13 +256,13 @@ def _answerer(bench: Workbench, spec: MethodSpec, cell: CellPlan, trained: Train
     return replace(shown, window=settings.window)
 
 
-def _settings(bench: Workbench, choice: Choice | None, trained: Trained | None) -> dict[str, Any]:
+def _settings(bench: Workbench, method: str, choice: Choice | None, trained: Trained | None) -> dict[str, Any]:
     """All that is needed to run the cell again: the protocol, and which rows trained together with it."""
     trainings = list(choice.trainings if choice else ())
     if trained is not None and trained.rows not in trainings:
         trainings.append(trained.rows)
     return {
-        "protocol": bench.protocol.model_dump(mode="json", exclude_defaults=True),
+        **bench.described(method),
         "trainings": [[row.as_list() for row in rows] for rows in trainings],
         "threads": torch.get_num_threads(),
         "device": bench.backbone.device.type,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class Workbench:
     backbone: Backbone
     store: Store
     data_dir: Path | None = None
+    role: suites.Role = "target"
     _targets: dict[str, TaskData] = field(default_factory=dict)
     _digests: dict[str, dict[str, Any]] = field(default_factory=dict)
     _sources: list[SourceTask] | None = None
@@ -47,11 +49,22 @@ class Workbench:
     _available: dict[str, int] = field(default_factory=dict)
     _limits: dict[str, int] = field(default_factory=dict)
 
+    # -- what the lines say -------------------------------------------------------------------------------------------
+
+    @property
+    def suite(self) -> str:
+        """What the lines are told apart by: results of two suites never stand in one table."""
+        return self.protocol.suite
+
+    def described(self, method: str) -> dict[str, Any]:
+        """What a line's `settings` need so that its cell can be computed again."""
+        return {"protocol": self.protocol.model_dump(mode="json", exclude_defaults=True)}
+
     # -- records ------------------------------------------------------------------------------------------------------
 
     def target_names(self) -> list[str]:
         """The targets of the sweep in the suite's order. Raises TaskError for a target the suite does not have."""
-        known = [task_definition(reference).name for reference in members(self.protocol.suite, "target")]
+        known = [task_definition(reference).name for reference in members(self.protocol.suite, self.role)]
         for name in (*self.protocol.targets, *self.protocol.target_limits):
             if name not in known:
                 raise TaskError(unknown_name("target", name, known))
@@ -60,7 +73,7 @@ class Workbench:
     def target(self, name: str) -> TaskData:
         """A target with its records. Raises TaskError if a split that is needed is empty."""
         if name not in self._targets:
-            references = members(self.protocol.suite, "target")
+            references = members(self.protocol.suite, self.role)
             reference = next(r for r in references if task_definition(r).name == name)
             data = load_task(reference, self.data_dir)
             for split in ("train", "test"):
@@ -100,6 +113,10 @@ class Workbench:
         return source_task(self.target(name))
 
     # -- settings -----------------------------------------------------------------------------------------------------
+
+    def spec(self, method: str) -> MethodSpec:
+        """What a method of the sweep is."""
+        return find_method(method)
 
     def settings(self, method: str, shots: Shots, trial: int, draw: int = 0, seed: int = 0) -> AdaptSettings:
         """The settings of one row."""
@@ -147,6 +164,10 @@ class Workbench:
         if shots not in self.protocol.shots_of(spec) or target not in names:
             return []
         return [self._group(spec, tuple(names) if _shares(spec) else (target,), shots)]
+
+    def claimed(self, group: Group, cells: Sequence[CellPlan]) -> set[str]:
+        """What no other worker may compute while these cells of a group are."""
+        return {group.selection, *(cell.id for cell in cells)}
 
     def metaprompt_key(self, spec: MethodSpec, seed: int) -> str:
         """Identity of the metaprompt a method needs at a seed: its folder in the store."""

@@ -127,20 +127,24 @@ def best_bank(
     return continued(found, len(sources))
 
 
+def search_examples(backbone: Backbone, sources: Sequence[SourceTask], settings: SearchSettings) -> list[TaskExamples]:
+    """Examples that fit beside the longest prefix, so that all trials see the same."""
+    shared = {name: getattr(settings, name) for name in ("limit", "validation_records", "target_reserve")}
+    how = MultitaskSettings(method="peml", window=settings.window or backbone.preset.window, **shared)
+    return [source_examples(backbone, source, how, max(settings.lengths), "front") for source in sources]
+
+
 # -- trials ----------------------------------------------------------------------------------------------
 
 
 def _prepared(
     backbone: Backbone, sources: Sequence[SourceTask], settings: SearchSettings
 ) -> tuple[list[TaskExamples], str]:
-    """Examples that fit beside the longest prefix, so that all trials see the same, and the run's identity."""
+    """The examples of all trials, and the run's identity."""
     names = [source.task.name for source in sources]
     if not names or len(set(names)) < len(names):
         raise TrainingError("a search needs at least one task, and each of them once")
-    shared = {name: getattr(settings, name) for name in ("limit", "validation_records", "target_reserve")}
-    how = MultitaskSettings(method="peml", window=settings.window or backbone.preset.window, **shared)
-    longest = max(settings.lengths)
-    examples = [source_examples(backbone, source, how, longest, "front") for source in sources]
+    examples = search_examples(backbone, sources, settings)
     described = settings.model_dump(mode="json")
     del described["trials"]  # more trials continue the same search
     described["relax"]["loop"].pop("checkpoint_every")
