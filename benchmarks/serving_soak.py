@@ -1,32 +1,34 @@
-"""Soak of the server: mixed, malformed and oversized requests and clients that leave, for some minutes.
+"""Soak of the server: mixed, malformed and oversized requests, clients that leave, and schemathesis, for some minutes.
 
-    python benchmarks/serving_soak.py --tasks DIR --minutes 30 --out soak.json
+    python -m benchmarks.serving_soak --minutes 30 --out benchmarks/results/serving-soak.json
 
-Starts `clinprompt serve` on a free port. Every answer is compared with the one that offline prediction gives; the
-server's memory is read once a second, and its median over the last quarter is compared with that over the second one
-(the first is warm-up). Ends with 1 if an answer differs, a defect is counted, or memory grew by more than 5 %.
+Starts `clinprompt serve` on a free port and answers seven tasks of all types (or those of `--tasks`). Every answer is
+compared with the one that offline prediction gives; every status with those that are right for what was sent. Resident
+memory of the server is read once a second: its median over the last quarter is compared with that over the second one
+(the first is warm-up). Beside the clients schemathesis reads the API's description and sends what it makes of it, round
+after round. Ends with 1 if an answer or a status is wrong, a client met something unexpected, a defect was counted,
+schemathesis found anything, a slot was not given back, or memory grew by more than 5 %.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import random
-import socket
-import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
+from benchmarks import machine, soak_clients
+from benchmarks.serving_tasks import packaged_tasks
+from benchmarks.soak_clients import Soak
+from benchmarks.soak_summary import gauges, summary
 from clinprompt.backbone.model import Backbone, load_backbone
 from clinprompt.evaluation.answer_line import answer_line
 from clinprompt.evaluation.predict import predict_task
@@ -34,34 +36,11 @@ from clinprompt.prompts.artifact import TaskPrompt, load_task
 from clinprompt.records import Record
 from clinprompt.serving.documents import record_of
 from clinprompt.serving.schemas import Document
+from clinprompt.serving.vllm_server import free_port
 
-GROWTH = 0.05
-
-
-@dataclass
-class Soak:
-    """What came out so far."""
-
-    address: str
-    until: float
-    expected: dict[tuple[str, int], dict[str, Any]]
-    documents: list[dict[str, Any]]
-    statuses: Counter[str] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def count(self, kind: str, status: object) -> None:
-        with self.lock:
-            self.statuses[f"{kind} {status}"] += 1
-
-
-def answer_only(line: dict[str, Any]) -> dict[str, Any]:
-    """An answer without what rounding may change or the server adds."""
-    kept = {k: v for k, v in line.items() if k not in ("confidence", "probabilities", "id", "task")}
-    for key in ("entities", "relations", "ungrounded"):
-        if key in kept:
-            kept[key] = [{k: v for k, v in item.items() if k != "confidence"} for item in kept[key]]
-    return {k: v for k, v in kept.items() if v not in (None, [])}
+TASKS = ("ncbi-disease", "bc5cdr", "cdr-cid", "pubmedqa", "medqa", "mediqa-rqe", "meqsum")
+# Answers that are right by the schema and still refused: documents that a task cannot be asked about.
+EXCLUDED = "positive_data_acceptance"
 
 
 def offline(backbone: Backbone, files: dict[str, TaskPrompt], documents: list[dict[str, Any]]) -> dict[Any, Any]:
@@ -71,77 +50,8 @@ def offline(backbone: Backbone, files: dict[str, TaskPrompt], documents: list[di
     for name, file in files.items():
         for number, prediction in enumerate(predict_task(backbone, file, records)):
             line = json.loads(json.dumps(answer_line(file.task, prediction)))
-            found[name, number] = answer_only(line)
+            found[name, number] = soak_clients.answer_only(line)
     return found
-
-
-def client(soak: Soak, seed: int) -> None:
-    """One client that does all kinds of things until the time is over."""
-    chance = random.Random(seed)
-    names = sorted({name for name, _ in soak.expected})
-    with httpx.Client(base_url=soak.address, timeout=120) as http:
-        while time.monotonic() < soak.until:
-            kind = chance.choices(("right", "malformed", "oversized", "leaving"), (8, 1, 0.3, 1))[0]
-            ACTIONS[kind](soak, http, chance, names)
-
-
-def right(soak: Soak, http: httpx.Client, chance: random.Random, names: list[str]) -> None:
-    tasks = chance.sample(names, chance.randint(1, min(3, len(names))))
-    numbers = [chance.randrange(len(soak.documents)) for _ in range(chance.randint(1, 4))]
-    body = {"documents": [soak.documents[number] for number in numbers]}
-    answer = http.post(f"/v1/tasks/{','.join(tasks)}/predict", json=body)
-    soak.count("right", answer.status_code)
-    if answer.status_code == 200:
-        pairs = [(task, number) for number in numbers for task in tasks]
-        for (task, number), got in zip(pairs, answer.json()["answers"], strict=True):
-            if answer_only(got) != soak.expected[task, number]:
-                soak.wrong.append(f"{task} {number}")
-
-
-def malformed(soak: Soak, http: httpx.Client, chance: random.Random, names: list[str]) -> None:
-    content = chance.choice([b"{", b"\xff", b'{"documents": 3}', b'{"documents": [{"tex": "x"}]}', b"[" * 5000])
-    headers = {"Content-Type": "application/json"}
-    found = http.post(f"/v1/tasks/{chance.choice(names)}/predict", content=content, headers=headers)
-    soak.count("malformed", found.status_code)
-
-
-def oversized(soak: Soak, http: httpx.Client, chance: random.Random, names: list[str]) -> None:
-    found = http.post(f"/v1/tasks/{chance.choice(names)}/predict", json={"documents": ["word " * 2_000_000]})
-    soak.count("oversized", found.status_code)
-
-
-def leaving(soak: Soak, http: httpx.Client, chance: random.Random, names: list[str]) -> None:
-    body = {"documents": [chance.choice(soak.documents) for _ in range(8)]}
-    try:
-        patience = chance.uniform(0.01, 0.3)
-        found = http.post(f"/v1/tasks/{chance.choice(names)}/predict", json=body, timeout=patience)
-        soak.count("leaving", found.status_code)
-    except httpx.TimeoutException:
-        soak.count("leaving", "left")
-
-
-ACTIONS = {"right": right, "malformed": malformed, "oversized": oversized, "leaving": leaving}
-
-
-def notes(count: int) -> list[dict[str, Any]]:
-    """Synthetic documents that every task type can be asked about."""
-    documents = []
-    for number in range(count):
-        text = " ".join(f"Case {number}.{i}: she has gout and takes aspirin {i} mg." for i in range(1 + number % 7))
-        entities = [
-            {"id": word, "type": kind, "spans": [[text.index(word), text.index(word) + len(word)]]}
-            for word, kind in (("gout", "Problem"), ("aspirin", "Drug"))
-        ]
-        options = ["aspirin", "ibuprofen", "nothing"]
-        fields = {"hypothesis": "She has gout.", "question": "What does she take?", "options": options}
-        documents.append({"text": text, "entities": entities, **fields})
-    return documents
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until_ready(address: str, process: subprocess.Popen[bytes]) -> None:
@@ -164,58 +74,100 @@ def watch_memory(process: subprocess.Popen[bytes], until: float) -> list[int]:
     return seen
 
 
-def run(tasks: Path, minutes: float, clients: int, log: Path) -> dict[str, Any]:
-    files = {path.stem: load_task(path) for path in sorted(tasks.glob("*.safetensors"))}
+def fuzz(soak: Soak, place: Path, rate: int) -> list[dict[str, Any]]:
+    """Rounds of schemathesis until the time is over; every second one asks tasks that exist by name."""
+    place.mkdir(parents=True, exist_ok=True)
+    named = place / "schemathesis.toml"
+    names = sorted({name for name, _ in soak.expected})
+    rounds: list[dict[str, Any]] = []
+    while (left := soak.until - time.monotonic()) > 20:
+        known = names[len(rounds) % len(names)]
+        named.write_text(f'[parameters]\n"path.names" = "{known}"\n"path.name" = "{known}"\n', encoding="utf-8")
+        config = ["--config-file", str(named)] if len(rounds) % 2 else []
+        report = place / f"round-{len(rounds)}.json"
+        options = [
+            *("--max-time", str(int(min(300, left - 10))), "--rate-limit", f"{rate}/m", "--seed", str(len(rounds))),
+            *("--request-timeout", "150", "--exclude-checks", EXCLUDED, "--no-color"),
+            *("--report", "json", "--report-json-path", str(report)),
+        ]
+        tool = Path(sys.executable).parent / "schemathesis"
+        with (place / f"round-{len(rounds)}.log").open("wb") as log:
+            command = [tool, *config, "run", f"{soak.address}/openapi.json", *options]
+            done = subprocess.run(command, cwd=place, stdout=log, stderr=subprocess.STDOUT, check=False)
+        rounds.append(_round(done.returncode, report))
+    return rounds
+
+
+def _round(code: int, report: Path) -> dict[str, Any]:
+    found = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
+    failures = [{"title": one["title"], "operations": one["operations"]} for one in found.get("failures", [])]
+    return {
+        "exit_code": code,
+        "cases": found.get("test_cases", {}).get("generated", 0),
+        "failures": failures,
+        "errors": [str(error)[:500] for error in found.get("errors", [])],
+    }
+
+
+def emptied(address: str, seconds: float = 60.0) -> dict[str, int]:
+    """Questions the server still holds when all clients are gone; waits a while for it to notice that they are."""
+    until = time.monotonic() + seconds
+    held = gauges(httpx.get(f"{address}/metrics").text)
+    while any(held.values()) and time.monotonic() < until:
+        time.sleep(0.5)
+        held = gauges(httpx.get(f"{address}/metrics").text)
+    return held
+
+
+def run(given: argparse.Namespace, place: Path) -> dict[str, Any]:
+    if given.tasks is None:
+        files = packaged_tasks(load_backbone("embedded"), place / "tasks", TASKS)
+    else:
+        files = {path.stem: load_task(path) for path in sorted(given.tasks.glob("*.safetensors"))}
     backbone = load_backbone(next(iter(files.values())).card.backbone.name)
-    documents = notes(24)
+    documents = soak_clients.notes(24)
     expected = offline(backbone, files, documents)
-    port = free_port()
-    command = [sys.executable, "-m", "clinprompt", "serve", "--tasks", str(tasks), "--port", str(port)]
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ})
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    command = [sys.executable, "-m", "clinprompt", "serve", "--tasks", str(given.tasks or place / "tasks")]
+    command += ["--port", str(port), "--fixed", "--no-teach", "--max-queue", "512"]
+    with given.out.with_suffix(".log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
-            address = f"http://127.0.0.1:{port}"
             wait_until_ready(address, process)
-            soak = Soak(address, time.monotonic() + 60 * minutes, expected, documents)
-            threads = [threading.Thread(target=client, args=(soak, seed)) for seed in range(clients)]
-            for thread in threads:
+            soak = Soak(address, time.monotonic() + 60 * given.minutes, expected, documents, given.pause)
+            rounds: list[dict[str, Any]] = []
+            work = [threading.Thread(target=soak_clients.client, args=(soak, seed)) for seed in range(given.clients)]
+            work.append(threading.Thread(target=lambda: rounds.extend(fuzz(soak, place / "fuzz", given.fuzz_rate))))
+            for thread in work:
                 thread.start()
             memory = watch_memory(process, soak.until)
-            for thread in threads:
+            for thread in work:
                 thread.join()
+            held = emptied(address)
             metrics = httpx.get(f"{address}/metrics").text
         finally:
             process.terminate()
             process.wait(timeout=180)
-    return summary(soak, memory, metrics, minutes)
-
-
-def summary(soak: Soak, memory: list[int], metrics: str, minutes: float) -> dict[str, Any]:
-    quarter = max(1, len(memory) // 4)
-    early, late = statistics.median(memory[quarter : 2 * quarter] or memory), statistics.median(memory[-quarter:])
-    return {
-        "minutes": minutes,
-        "requests": dict(sorted(soak.statuses.items())),
-        "wrong": len(soak.wrong),
-        "wrong_first": soak.wrong[:5],
-        "memory_mb": [round(early / 1e6, 1), round(late / 1e6, 1)],
-        "memory_growth": round(late / early - 1, 4),
-        "defects": int(float(metrics.split("\nclinprompt_defects_total ")[1].split("\n")[0])),
-    }
+    about = {"machine": machine.describe("cpu", "float32"), "minutes": given.minutes, "clients": given.clients}
+    return about | {"tasks": sorted(files)} | summary(soak, memory, metrics, held, rounds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", type=Path, required=True)
+    parser.add_argument("--tasks", type=Path, help="folder of task files (default: seven of the packaged metaprompt)")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--clients", type=int, default=6)
+    parser.add_argument("--pause", type=float, default=0.5, help="mean seconds between a client's requests")
+    parser.add_argument("--fuzz-rate", type=int, default=120, help="requests of schemathesis a minute")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    found = run(given.tasks, given.minutes, given.clients, given.out.with_suffix(".log"))
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as place:
+        found = run(given, Path(place))
     given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))
-    if found["wrong"] or found["defects"] or found["memory_growth"] > GROWTH:
-        raise SystemExit(1)
+    if found["problems"]:
+        raise SystemExit("; ".join(found["problems"]))
 
 
 if __name__ == "__main__":

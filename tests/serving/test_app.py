@@ -97,6 +97,15 @@ def test_errors_say_what_to_do(client: TestClient, address: str, body: Any, stat
     assert "secret key" not in found.text and "nothing" not in error["message"].replace("there is nothing", "")
 
 
+@pytest.mark.parametrize(
+    ("address", "methods"),
+    [("/v1/tasks/entities", "DELETE, GET, PUT"), ("/v1/teach", "GET, POST"), ("/v1/tasks/entities/predict", "POST")],
+)
+def test_a_wrong_method_is_told_all_that_the_address_takes(client: TestClient, address: str, methods: str) -> None:
+    found = client.request("OPTIONS", address)
+    assert (found.status_code, found.headers["Allow"]) == (405, methods)
+
+
 def test_not_json(client: TestClient) -> None:
     headers = {"Content-Type": "application/json"}
     for content in (b"{", b"\xff\xfe", b"[" * 100_000, b'{"documents": [' + b"1" * 5000 + b"]}"):

@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from clinprompt.errors import ArtifactError, BackboneError, ClinpromptError, TaskError
 from clinprompt.serving.engine import EngineBusy, EngineClosed, EngineFailed, UnknownTask
@@ -129,10 +130,11 @@ def install(app: FastAPI) -> None:
         status = 400 if first["type"] == "json_invalid" else 422
         return body(status, "InvalidRequest", _reason(first), _place(first["loc"], names))
 
-    async def http(_: Request, error: Exception) -> JSONResponse:
+    async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         response = body(error.status_code, "HTTPError", _PHRASES.get(error.status_code, "the request was refused."))
-        response.headers.update({k: v for k, v in (error.headers or {}).items() if k.lower() == "allow"})
+        if error.status_code == 405:
+            response.headers["Allow"] = ", ".join(_methods(request))
         return response
 
     app.add_exception_handler(ClinpromptError, known)
@@ -148,6 +150,12 @@ _PHRASES = {
     413: "the body is larger than this server accepts.",
     415: "the body must be JSON.",
 }
+
+
+def _methods(request: Request) -> list[str]:
+    """What the address of a request takes. Starlette's own header names the first route of a path only."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in routes for method in getattr(route, "methods", None) or ()})
 
 
 def _reason(error: Mapping[str, Any]) -> str:

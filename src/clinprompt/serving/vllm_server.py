@@ -74,7 +74,7 @@ def start(
             "vLLM is not installed here. Install it in an environment of its own and name its interpreter in "
             f"{PYTHON_VARIABLE}, or start it yourself and give --url."
         )
-    where = port or _free_port()
+    where = port or free_port()
     command = [interpreter, "-m", "vllm.entrypoints.openai.api_server", *arguments(folder, where, extra=extra)]
     quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "VLLM_SERVER_DEV_MODE": "1"}
     # Its environment has packages of its own: ours must not be found there.
@@ -104,7 +104,8 @@ def _await(server: VllmServer, seconds: float, log: Path | None) -> None:
     raise BackboneError(f"vLLM did not answer within {seconds:.0f} s.")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
