@@ -41,6 +41,8 @@ from clinprompt.serving.vllm_server import free_port
 TASKS = ("ncbi-disease", "bc5cdr", "cdr-cid", "pubmedqa", "medqa", "mediqa-rqe", "meqsum")
 # Answers that are right by the schema and still refused: documents that a task cannot be asked about.
 EXCLUDED = "positive_data_acceptance"
+# Seconds for one request: a machine that does other work besides is slow, and that is not the question.
+PATIENCE = 600
 
 
 def offline(backbone: Backbone, files: dict[str, TaskPrompt], documents: list[dict[str, Any]]) -> dict[Any, Any]:
@@ -87,7 +89,7 @@ def fuzz(soak: Soak, place: Path, rate: int) -> list[dict[str, Any]]:
         report = place / f"round-{len(rounds)}.json"
         options = [
             *("--max-time", str(int(min(300, left - 10))), "--rate-limit", f"{rate}/m", "--seed", str(len(rounds))),
-            *("--request-timeout", "150", "--exclude-checks", EXCLUDED, "--no-color"),
+            *("--request-timeout", str(PATIENCE + 30), "--exclude-checks", EXCLUDED, "--no-color"),
             *("--report", "json", "--report-json-path", str(report)),
         ]
         tool = Path(sys.executable).parent / "schemathesis"
@@ -130,6 +132,7 @@ def run(given: argparse.Namespace, place: Path) -> dict[str, Any]:
     address = f"http://127.0.0.1:{(port := free_port())}"
     command = [sys.executable, "-m", "clinprompt", "serve", "--tasks", str(given.tasks or place / "tasks")]
     command += ["--port", str(port), "--fixed", "--no-teach", "--max-queue", "512"]
+    command += ["--timeout", str(PATIENCE)]
     with given.out.with_suffix(".log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:

@@ -56,7 +56,7 @@ def client(soak: Soak, seed: int) -> None:
     """One client that does all kinds of things until the time is over."""
     chance = random.Random(seed)
     kinds, weights = list(ACTIONS), [8, 1, 0.5, 1, 0.5]
-    with httpx.Client(base_url=soak.address, timeout=150) as http:
+    with httpx.Client(base_url=soak.address, timeout=650) as http:
         while time.monotonic() < soak.until:
             kind = chance.choices(kinds, weights)[0]
             try:
