@@ -14,7 +14,7 @@ import numpy as np
 from clinprompt.errors import ResultsError, unknown_name
 from clinprompt.experiments.results import Cell, CellKey, Results
 from clinprompt.experiments.significance import Array, micro_f1
-from clinprompt.methods.registry import METHODS
+from clinprompt.methods.registry import METHODS, MULTITASK
 from clinprompt.tasks.definition import TASK_TYPES, TaskType
 
 
@@ -70,9 +70,14 @@ class Board:
         return tuple(self.types)
 
     @cached_property
+    def together(self) -> bool:
+        """Whether the methods learned all targets together, in one adapter each."""
+        return all("multitask" in cell.settings for cell in self.cells)
+
+    @cached_property
     def methods(self) -> tuple[str, ...]:
         """In the registry's order, unknown ones behind."""
-        known = list(METHODS)
+        known = list(dict.fromkeys([*METHODS, *MULTITASK]))
         present = dict.fromkeys(cell.method for cell in self.cells)
         return tuple(sorted(present, key=lambda m: known.index(m) if m in known else len(known)))
 
@@ -182,7 +187,7 @@ def lay_out(
     chosen = _choose(chosen, "suite", suite)
     methods = list(dict.fromkeys(cell.method for cell in chosen))
     if reference is None:
-        reference = next((m for m in ("mpt", "mpt+") if m in methods), methods[0])
+        reference = next((m for m in ("mpt", "mpt+", "peml") if m in methods), methods[0])
     elif reference not in methods:
         raise ResultsError("--reference", None, unknown_name("method", reference, methods))
     _same_test_sets(chosen)

@@ -71,6 +71,8 @@ def cost_section(board: Board, draw: bool) -> Section:
         "answer, per record",
     )
     caption = "Means over targets and runs; training includes all tuning trials. – : the machine does not report it."
+    if board.together:
+        caption += " One adapter serves all targets: its numbers are whole, all else is a target's equal share."
     section.blocks.append(Table("costs", columns, tuple(rows), caption, tuple(data)))
     svg = figures.parameters(board) if draw else None
     if svg is not None:
@@ -129,7 +131,7 @@ def tuning_section(board: Board) -> Section:
 
 
 def _distinct(values: Sequence[Any]) -> list[str]:
-    texts = {json.dumps(v, sort_keys=True): v for v in values}
+    texts = {json.dumps(v, sort_keys=True, ensure_ascii=False): v for v in values}
     ordered = sorted(texts, key=lambda t: (0, float(texts[t]), "") if _number(texts[t]) else (1, 0.0, t))
     return [t.strip('"') for t in ordered]
 
@@ -142,7 +144,9 @@ def _chosen(cells: Sequence[Cell]) -> str:
     names = list(dict.fromkeys(name for c in cells for name in c.chosen))
     parts = []
     for name in names:
-        counts = Counter(json.dumps(c.chosen[name], sort_keys=True) for c in cells if name in c.chosen)
+        counts = Counter(
+            json.dumps(c.chosen[name], sort_keys=True, ensure_ascii=False) for c in cells if name in c.chosen
+        )
         shown = [f"{value.strip(chr(34))} ({count}×)" for value, count in sorted(counts.items(), key=lambda x: -x[1])]
         parts.append(f"{name}: {', '.join(shown[:6])}" + (" …" if len(shown) > 6 else ""))
     return "; ".join(parts) or "–"

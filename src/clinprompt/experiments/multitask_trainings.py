@@ -127,7 +127,9 @@ def annotated(bench: MultitaskBench, line: Cell) -> Cell:
     searched_on = [source.task.name for source in bench.searched_on(line.method)] if found else []
     settings = line.settings | ({"search": {**cost, "trials": len(tried), "tasks": searched_on}} if cost else {})
     stored = round(line.stored_bytes / len(bench.target_names()))
-    update = {"trials": (*line.trials, *tried), "chosen": chosen, "settings": settings, "stored_bytes": stored}
+    on = f"mean validation loss of all {len(bench.target_names())} tasks"
+    judged = [trial.model_copy(update={"on": on}) for trial in line.trials]
+    update = {"trials": (*judged, *tried), "chosen": chosen, "settings": settings, "stored_bytes": stored}
     return line.model_copy(update=update)
 
 

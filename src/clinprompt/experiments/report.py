@@ -28,6 +28,7 @@ from clinprompt.experiments.document import (
     to_html,
     to_markdown,
 )
+from clinprompt.experiments.multitask_sections import multitask_section
 from clinprompt.experiments.results import read_results
 from clinprompt.experiments.score_sections import (
     ablation_section,
@@ -92,7 +93,8 @@ def compose(board: Board, *, draw: bool = True, resamples: int = RESAMPLES, file
     sections = [
         conclusions(board, main, ablated, families),
         main_section(board, main, draw),
-        published_section(board, main),
+        multitask_section(board),
+        None if board.together else published_section(board, main),
         few_shot_section(board, families, draw),
         ablation_section(board, ablated, draw),
         cost_section(board, draw),

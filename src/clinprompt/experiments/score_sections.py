@@ -24,6 +24,11 @@ def spread(found: Stat | None) -> str:
     return f"{found.mean:.1f}" + ("" if math.isnan(found.sd) else f" ± {found.sd:.1f}")
 
 
+def spread_mark(found: Stat | None, best: float) -> Mark:
+    """Mean ± standard deviation, marked where it is the best."""
+    return Mark(spread(found), found is not None and round(found.mean, 1) == best)
+
+
 def p_text(p: float) -> str:
     return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
@@ -73,7 +78,7 @@ def _main_table(board: Board, comparisons: Sequence[Comparison]) -> Table:
         n, n_all = board.samples[target]
         scored = f"{n:,}" if n == n_all else f"{n:,} of {n_all:,}"
         row: list[Any] = [f"`{target}`", figures.metric_name(board.headlines[target]), scored]
-        best = _best([stats[m].mean for m in methods])
+        best = best_of([stats[m].mean for m in methods])
         for method in methods:
             verdict = verdicts.get((method, target))
             sign = ""
@@ -93,7 +98,8 @@ def _main_table(board: Board, comparisons: Sequence[Comparison]) -> Table:
     return Table("main", columns, tuple(rows), caption, tuple(data), texts=3)
 
 
-def _best(means: Sequence[float]) -> float:
+def best_of(means: Sequence[float]) -> float:
+    """The highest of several means as it is shown; nan for one or none."""
     known = [round(mean, 1) for mean in means if not math.isnan(mean)]
     return max(known) if len(known) > 1 else math.nan
 
@@ -126,7 +132,7 @@ def _average_rows(board: Board, methods: Sequence[str]) -> list[tuple[Any, ...]]
 
 
 def _average_row(board: Board, name: str, found: dict[str, Stat | None], methods: Sequence[str]) -> tuple[Any, ...]:
-    best = _best([s.mean for s in found.values() if s is not None])
+    best = best_of([s.mean for s in found.values() if s is not None])
     marks = []
     for method in methods:
         average = found[method]
@@ -315,7 +321,7 @@ def _few_shot_table(board: Board, methods: Sequence[str]) -> Table:
         have = [m for m in methods if any(c.method == m and c.shots == k for c in board.cells)]
         targets = [t for t in board.targets if all(board.scores(t, m, k) for m in have)]
         found = {m: board.average(m, targets, k) if m in have else None for m in methods}
-        best = _best([s.mean for s in found.values() if s is not None])
+        best = best_of([s.mean for s in found.values() if s is not None])
         marks = [Mark(spread(s), s is not None and round(s.mean, 1) == best) for s in found.values()]
         rows.append((k, len(targets), *marks))
         for target in board.targets:
