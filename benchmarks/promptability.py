@@ -185,6 +185,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--test", type=int, default=150)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--label", help="what to call this backbone in its lines: the recipe, or the idea left out")
     parser.add_argument("--autocast", action="store_true", help="bf16 autocast")
     return parser.parse_args()
 
@@ -207,6 +208,7 @@ def main() -> None:
         if key in done or not wanted:
             continue
         line = run(backbone, material, adaptation, args.batch_size, args.seed)
+        line |= {"label": args.label} if args.label else {}
         line |= {"autocast": args.autocast, "machine": describe("cpu", "bfloat16" if args.autocast else "float32")}
         with args.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
