@@ -49,7 +49,10 @@ def create_app(service: Service, teach: TeachSettings | None = None) -> FastAPI:
             await teacher.close()
             await service.stop()
 
-    app = FastAPI(title="clinprompt", version=__version__, description=ABOUT, lifespan=lifespan)
+    # FastAPI's own pages of the API load scripts from elsewhere; `page_routes` has one that does not.
+    app = FastAPI(
+        title="clinprompt", version=__version__, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
     app.state.service = service
     app.include_router(prediction_routes.router(service))
     app.include_router(task_routes.router(service))

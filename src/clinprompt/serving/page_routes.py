@@ -1,4 +1,4 @@
-"""`/`: the page, its scripts and styles; and what its cards show of a prompt."""
+"""`/`: the page, its scripts and styles; `/docs`: the API for people; and what the page's cards show of a prompt."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
 
 from clinprompt.adapters.inspect import changes
@@ -16,6 +16,7 @@ from clinprompt.prompts.inspect import nearest_tokens
 from clinprompt.serving.access import allowed
 from clinprompt.serving.engine import ServedTask, UnknownTask
 from clinprompt.serving.problems import ALWAYS, responses
+from clinprompt.serving.reference import reference_page
 from clinprompt.serving.service import Service
 from clinprompt.serving.transformers_engine import TransformersEngine
 
@@ -77,6 +78,10 @@ def router(service: Service) -> APIRouter:
     async def page() -> Response:
         return _static("index.html")
 
+    @routes.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        return _document(reference_page(request.app.openapi()).encode(), "text/html")
+
     @routes.get("/page/{name}", include_in_schema=False)
     async def part(name: str) -> Response:
         return _static(name)
@@ -123,7 +128,10 @@ def _static(name: str) -> Response:
     found = _files().get(name)
     if found is None:
         raise UnknownTask("there is nothing at this address.")
-    content, kind = found
+    return _document(*found)
+
+
+def _document(content: bytes, kind: str) -> Response:
     return Response(content, media_type=f"{kind}; charset=utf-8", headers=HEADERS)
 
 
