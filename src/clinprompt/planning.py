@@ -32,6 +32,7 @@ from clinprompt.adapters.lora import lora_parameters
 from clinprompt.backbone.encoding import Encoded
 from clinprompt.backbone.injection import collate, label_states, token_losses
 from clinprompt.backbone.model import Backbone
+from clinprompt.methods.generated import generated_numbers
 from clinprompt.methods.mpt import stored_numbers
 from clinprompt.methods.pt import prompt_bank
 from clinprompt.training.banks import PREFIXES
@@ -143,6 +144,8 @@ def plan_learn(backbone: Backbone, examples: Sequence[TaskExamples], length: int
         student_flops += 2 * backbone.vocabulary * width * source.labels
     teacher_flops = _training_flops(backbone, teacher) + _validation_flops(backbone, validation, settings.teacher)
     student = stored_numbers("group", length, width, settings.rank, tasks)
+    if settings.architecture is not None:
+        student += generated_numbers(settings.architecture, length, width) - length * width
     stages = [Stage("teachers", tasks * length * width, settings.teacher.steps, round(teacher.tokens), teacher_flops)]
     if distilled:
         stages.append(Stage("teacher states", 0, 0, round(every.tokens), _forward_flops(backbone, every)))

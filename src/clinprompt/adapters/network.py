@@ -18,7 +18,14 @@ from torch import Tensor
 
 from clinprompt.adapters.bank import AdapterBank
 from clinprompt.adapters.prefix import PrefixBank, placed, prefix_bank
-from clinprompt.architecture.network import Architecture, Slots, compute_network, network_shapes, start_network
+from clinprompt.architecture.network import (
+    Architecture,
+    Slots,
+    compute_network,
+    network_shapes,
+    solved_projection,
+    start_network,
+)
 from clinprompt.architecture.relaxed import Relaxation
 from clinprompt.backbone.model import Backbone
 
@@ -120,9 +127,7 @@ def solved_bank(
     parameters = {name: values.to(backbone.device) for name, values in parameters.items()}
     mixture = relaxation.weights().detach() if relaxation else None
     states = compute_network(slots, parameters, mixture)  # (R, m, w)
-    target = _flat(plain)
-    parameters[BIAS] = target.mean(1)
-    parameters[PROJECTION] = torch.linalg.pinv(states) @ (target - parameters[BIAS][:, None])
+    parameters[PROJECTION], parameters[BIAS] = solved_projection(states, _flat(plain))
     return NetworkBank(parameters, slots, hidden, shape, relaxation)
 
 

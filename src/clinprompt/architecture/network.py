@@ -86,6 +86,13 @@ def compute_network(slots: Slots, parameters: Mapping[str, Tensor], mixture: Ten
     return embeddings + x
 
 
+def solved_projection(states: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """W (R, w, n) and b (R, n) with which `states W + b` is the target (R, m, n): exactly if w ≥ m and the states
+    (R, m, w) are independent, else as near as rank w comes."""
+    bias = target.mean(1)
+    return torch.linalg.pinv(states) @ (target - bias[:, None]), bias
+
+
 def _operate(index: int, name: str, x: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
     place = f"slot{index}.{name}."
     own = {key.removeprefix(place): value for key, value in parameters.items() if key.startswith(place)}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clinprompt.training.settings import LearnSettings
 
 EXTENSION = "Extending a metaprompt"
+NETWORKS = ("peml", "mpt-generated")
 
 
 def learn(
@@ -44,14 +45,16 @@ def learn(
         str | None,
         typer.Option(
             help="Instead of a metaprompt one adapter for all tasks: lora, prefix, lora+prefix, peml, mtl-lora, "
-            "multilora, c-poly, moelora, mixlora, loramoe. Its settings: `adapter` in --config.",
+            "multilora, c-poly, moelora, mixlora, loramoe. Its settings: `adapter` in --config. Or a metaprompt "
+            "learned in another way: mpt-generated, mpt-no-distillation, … (docs/methods.md).",
             show_default=False,
         ),
     ] = None,
     architecture: Annotated[
         Path | None,
         typer.Option(
-            help="Of --method peml: the network of its prefix, a YAML of `clinprompt search` or by hand.",
+            help="A network, a YAML of `clinprompt search` or by hand: of --method peml for its prefix, of "
+            "mpt-generated for P*.",
             show_default=False,
         ),
     ] = None,
@@ -108,6 +111,7 @@ def learn(
       clinprompt learn open-clinical --data-dir corpora --out runs/open --dry-run
       clinprompt learn my-suite.yaml --backbone llama-3.1-8b --device cuda --out runs/mine
       clinprompt learn open-clinical --data-dir corpora --method mtl-lora --out runs/mtl-lora
+      clinprompt learn open-clinical --data-dir corpora --method mpt-generated --out runs/generated
       clinprompt learn --extend runs/mine/metaprompt.safetensors new-task.yaml --old my-suite.yaml --out runs/more
     """
     from clinprompt import api
@@ -128,11 +132,17 @@ def learn(
         "limit": limit,
         "seed": seed,
     }
-    if architecture is not None and method != "peml":
-        raise TrainingError("--architecture belongs to --method peml; leave it out.")
-    if method is not None:
-        from clinprompt.commands import multitask
+    from clinprompt.commands import multitask
+    from clinprompt.methods.registry import METHODS
 
+    if architecture is not None and method not in NETWORKS:
+        raise TrainingError(f"--architecture belongs to --method {' or '.join(NETWORKS)}; leave it out.")
+    if method in METHODS and METHODS[method].learn:  # a metaprompt, learned in another way
+        _check_variant(method, extend)
+        overrides |= dict(METHODS[method].learn)
+        if architecture is not None:
+            overrides["architecture"] = multitask.network(architecture)
+    elif method is not None:
         mpt = {"--teacher-steps": teacher_steps, "--prompt-length": prompt_length, "--extend": extend, "--shard": shard}
         multitask.check_options(method, mpt | {"--dry-run": dry_run})
         suite = _only_suite(tasks, keep, old)
@@ -182,6 +192,11 @@ def learn(
         remark(f"done in {duration(time.monotonic() - began)}", quiet or as_json)
     if processes.main or processes.sharded:  # a split backbone judges the prompts in all processes together
         _report(model, learned, sources, out, score, as_json, processes.main)
+
+
+def _check_variant(method: str, extend: str | None) -> None:
+    if extend is not None:
+        raise TrainingError(f"--method {method} says how a metaprompt is learned from a suite; leave out --extend.")
 
 
 def _check_extension(prompt_length: int | None, rank: int | None) -> None:

@@ -121,6 +121,11 @@ _ALL = (
     _mpt("mpt-no-stochastic", "every batch mixes all sources instead of a random few", {"stochastic": False}),
     _mpt("mpt-logits-only", "distillation of logits, not of hidden states", {"weight_hidden": 0.0}),
     _mpt("mpt-hidden-only", "distillation of hidden states, not of logits", {"weight_logits": 0.0}),
+    _mpt(
+        "mpt-generated",
+        "MPT whose P* a network produces while it is learned: PEML's generator at the input (ours)",
+        {"architecture": {}},
+    ),
     MethodSpec(
         "prefix",
         "trained keys and values before every layer (arXiv 2101.00190)",

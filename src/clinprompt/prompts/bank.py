@@ -83,7 +83,9 @@ class PromptBank(Bank, Protocol):
         ...
 
 
-class _Bank(nn.Module, ABC):
+class PromptModule(nn.Module, ABC):
+    """What banks of soft prompts share: parameters of a module, composed into a prompt per row."""
+
     mixes = True
     adapts = False
 
@@ -114,7 +116,7 @@ class _Bank(nn.Module, ABC):
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
 
-class DirectBank(_Bank):
+class DirectBank(PromptModule):
     """R prompts (R, l, d), each its own row."""
 
     def __init__(self, prompt: Tensor) -> None:
@@ -140,7 +142,7 @@ class DirectBank(_Bank):
         return rows
 
 
-class DecomposedBank(_Bank):
+class DecomposedBank(PromptModule):
     """Rows `shared[group] ∘ (u vᵀ)`: shared (G, l, d), u (R, l, r), v (R, d, r).
 
     `train_shared=False` freezes P* (our third adaptation mode: only u and v, l + d numbers per task at rank one),

@@ -15,14 +15,16 @@ from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import BaseModel
+from torch import Tensor
 
 from clinprompt.backbone.model import Backbone
 from clinprompt.backbone.presets import PromptPosition
 from clinprompt.errors import TrainingError
+from clinprompt.methods.generated import GeneratedBank, generated_bank, generated_rates
 from clinprompt.methods.mpt import decomposed_rates, source_bank, start_of_shared
 from clinprompt.methods.pt import prompt_rates
 from clinprompt.prompts.artifact import Card, DataNote, Metaprompt, backbone_note, save_metaprompt
-from clinprompt.prompts.bank import DirectBank
+from clinprompt.prompts.bank import DecomposedBank, DirectBank
 from clinprompt.prompts.files import read_file, write_atomically
 from clinprompt.prompts.initialisation import initial_prompts
 from clinprompt.records import Record
@@ -33,7 +35,7 @@ from clinprompt.training.examples import answer_limit, examples_digest, prepare,
 from clinprompt.training.loop import Fit, Problem, fit
 from clinprompt.training.processes import Processes
 from clinprompt.training.sampling import RowSampler, TaskSampler
-from clinprompt.training.settings import LearnSettings
+from clinprompt.training.settings import LearnSettings, LoopSettings
 from clinprompt.training.starts import first_prompts
 from clinprompt.version import __version__
 
@@ -93,14 +95,7 @@ def learn(
     distillation = distil_from(backbone, teachers, examples, settings, home, of_states, processes, progress)
     first = initial_prompts(backbone, length, settings.initial, [settings.seed])[0].to(backbone.device)
     start = start_of_shared(teachers, first, settings.start)
-    bank = source_bank(
-        start,
-        len(sources),
-        rank=settings.rank,
-        noise=settings.noise,
-        seed=settings.seed,
-        decomposition=settings.decomposition,
-    )
+    bank = metaprompt_bank(start, len(sources), settings)
     problem = Problem(
         bank=bank,
         tasks=examples,
@@ -112,7 +107,7 @@ def learn(
             settings.most_tasks,
             settings.stochastic,
         ),
-        rates=decomposed_rates(bank, settings.source.learning_rate, settings.source.vector_learning_rate),
+        rates=metaprompt_rates(bank, settings.source),
         row_tasks=list(range(len(examples))),
         normalise="batch",
         select="bank",
@@ -128,12 +123,33 @@ def learn(
         progress=stage_of(progress, "metaprompt"),
     )
     card = trained_card("metaprompt", "mpt", backbone, sources, examples, settings, position, source_fit)
-    shared, u, v = (bank.values()[name].cpu() for name in ("shared", "u", "v"))
-    metaprompt = Metaprompt(shared[0], u, v, card)
+    metaprompt = Metaprompt(folded(bank), bank.u.detach().cpu(), bank.v.detach().cpu(), card)
     if processes.main:
         metaprompt = save_metaprompt(metaprompt, folder / "metaprompt.safetensors")
     processes.wait()
     return Learned(metaprompt, teachers, teacher_fit, source_fit, examples)
+
+
+def metaprompt_bank(start: Tensor, tasks: int, settings: LearnSettings) -> DecomposedBank | GeneratedBank:
+    """P* at `start` (l, d) with unit vectors of so many tasks; with an architecture a network produces P*."""
+    shape: dict[str, Any] = {"rank": settings.rank, "noise": settings.noise, "seed": settings.seed}
+    shape["decomposition"] = settings.decomposition
+    if settings.architecture is None:
+        return source_bank(start, tasks, **shape)
+    return generated_bank(start, tasks, settings.architecture, **shape)
+
+
+def metaprompt_rates(bank: DecomposedBank | GeneratedBank, loop: LoopSettings) -> dict[str, Tensor]:
+    """Learning rates of P*, or of what produces it, and of the task vectors."""
+    if isinstance(bank, GeneratedBank):
+        return generated_rates(bank, loop.learning_rate, loop.vector_learning_rate)
+    return decomposed_rates(bank, loop.learning_rate, loop.vector_learning_rate)
+
+
+def folded(bank: DecomposedBank | GeneratedBank) -> Tensor:
+    """P* (l, d) on the CPU as a file holds it: whatever produced it has done its work."""
+    shared = bank.generated() if isinstance(bank, GeneratedBank) else bank.shared[0]
+    return shared.detach().cpu()
 
 
 def prompt_shape(backbone: Backbone, settings: LearnSettings) -> tuple[int, PromptPosition]:
@@ -150,7 +166,7 @@ def run_identity(backbone: Backbone, settings: LearnSettings, examples: Sequence
 SOURCE_STAGE = frozenset(
     (
         *("rank", "source", "weight_logits", "weight_hidden", "temperature", "layers"),
-        *("stochastic", "most_tasks", "decomposition", "start", "noise"),
+        *("stochastic", "most_tasks", "decomposition", "start", "noise", "architecture"),
     )
 )
 """Fields of LearnSettings that teachers do not depend on."""

@@ -100,7 +100,19 @@ class LearnSettings(BaseModel):
         description="P* starts where the teachers started (the paper's) or at their mean [O]",
     )
     noise: float = Field(default=0.01, ge=0, description="of the unit task vectors, to break the tie [O]")
+    architecture: Architecture | None = Field(
+        default=None,
+        description="a network that produces P* while it is learned (its length is the prompt's) [O]; none: P* itself",
+    )
     seed: int = 0
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a network settings are described as before there were any: identities of runs hang on it."""
+        found: dict[str, Any] = handler(self)
+        if found.get("architecture", ...) is None:
+            del found["architecture"]
+        return found
 
     @model_validator(mode="after")
     def _last_layer_last(self) -> Self:
@@ -111,7 +123,8 @@ class LearnSettings(BaseModel):
 
 class ExtendSettings(LearnSettings):
     """New source tasks beside those of a metaprompt. Prompt length, position, rank, reserve, window and the start
-    of P* and the vectors are the parent's whatever stands here. Our choice: the papers learn a metaprompt once."""
+    of P* and the vectors are the parent's whatever stands here, and no network produces P*. Our choice: the papers
+    learn a metaprompt once."""
 
     keep: Literal["freeze", "replay"] = Field(
         default="freeze",
