@@ -14,9 +14,11 @@ import torch
 from typer.testing import CliRunner
 
 from clinprompt.adapters.files import description
-from clinprompt.adapters.lora import lora_bank
+from clinprompt.adapters.lora import LoraBank, lora_bank
+from clinprompt.adapters.prefix import prefix_bank
 from clinprompt.backbone.encoding import encode
 from clinprompt.backbone.injection import inject
+from clinprompt.backbone.model import Backbone
 from clinprompt.cli import app
 from clinprompt.errors import ArtifactError, BackboneError
 from clinprompt.prompts.artifact import TaskPrompt, load_task, save_task
@@ -127,29 +129,71 @@ def test_a_converter_that_fails_or_is_missing_is_explained(
 # --- LoRA -------------------------------------------------------------------------------------------------------------
 
 
+def lora_file(backbone: Backbone, prompt: Path, name: str, size: float = 1.0) -> tuple[Path, LoraBank]:
+    """A LoRA task file with random values, and its bank; `prompt`: a task file whose card it takes over."""
+    bank = lora_bank(backbone, [0], rank=2, alpha=4.0)
+    random = torch.Generator().manual_seed(0)
+    tensors = {name: size * torch.randn(values.shape[1:], generator=random) for name, values in bank.values().items()}
+    bank.restore({name: tensor[None] for name, tensor in tensors.items()})
+    card = load_task(prompt).card.model_copy(update={"method": "lora", "adapter": description(bank)})
+    file = prompt.with_name(f"{name}.safetensors")
+    save_task(TaskPrompt(tensors, card), file)
+    return file, bank
+
+
 def test_lora_files_become_folders_that_peft_loads(base: Path, tmp_path: Path) -> None:
     import peft
     from transformers import AutoModelForCausalLM
 
     backbone = loaded(base)
-    bank = lora_bank(backbone, [0], rank=2, alpha=4.0)
-    random = torch.Generator().manual_seed(0)
-    tensors = {name: torch.randn(values.shape[1:], generator=random) for name, values in bank.values().items()}
     [prompt] = save_tasks(tmp_path / "tasks", backbone, ("one",))
-    card = load_task(prompt).card.model_copy(update={"method": "lora", "adapter": description(bank)})
-    file = tmp_path / "tasks" / "tuned.safetensors"
-    save_task(TaskPrompt(tensors, card), file)
+    file, bank = lora_file(backbone, prompt, "tuned")
     assert command(file, "--out", tmp_path / "adapters", "--as", "peft", "--backbone", base).exit_code == 0
     model = AutoModelForCausalLM.from_pretrained(base)
     ids = torch.arange(3, 40)[None]
     plain = model(ids).logits
     tuned = peft.PeftModel.from_pretrained(model, tmp_path / "adapters" / "tuned")(ids).logits
-    bank.restore({name: tensor[None] for name, tensor in tensors.items()})
     with bank.inside(backbone, [0], None):
         ours = backbone.model(ids).logits
     assert torch.allclose(tuned, ours, atol=1e-4) and not torch.allclose(tuned, plain, atol=1e-2)
     assert "--as peft" in command(file, "--out", tmp_path / "x", "--backbone", base).stderr
     assert "not lora" in command(prompt, "--out", tmp_path / "x", "--as", "peft", "--backbone", base).stderr
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_lora_file_becomes_one_merged_model(kind: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    base = save_model(tmp_path / "base", kind, bos=True)
+    backbone = loaded(base)
+    [prompt] = save_tasks(tmp_path / "tasks", backbone, ("one",))
+    file, bank = lora_file(backbone, prompt, "tuned", 0.1)
+    run = command(file, "--out", tmp_path / "merged", "--as", "merged", "--backbone", base, "--json")
+    assert run.exit_code == 0 and json.loads(run.stdout)["dtype"] == "float32"
+    ids = torch.arange(3, 40)[None]
+    plain, merged = backbone.model(ids).logits, AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(ids).logits
+    with bank.inside(backbone, [0], None):
+        ours = backbone.model(ids).logits
+    assert torch.allclose(merged, ours, atol=1e-5) and not torch.allclose(merged, plain, atol=1e-3)
+    again = loaded(tmp_path / "merged")  # its tokenizer came along
+    assert again.tokenizer("She is ill.")["input_ids"] == backbone.tokenizer("She is ill.")["input_ids"]
+    assert json.loads((tmp_path / "merged" / "clinprompt-task.json").read_text())["tasks"][0]["name"] == "one"
+    assert "exists" in command(file, "--out", tmp_path / "merged", "--as", "merged", "--backbone", base).stderr
+
+
+def test_what_cannot_be_merged_is_explained(base: Path, tmp_path: Path) -> None:
+    backbone = loaded(base)
+    [prompt] = save_tasks(tmp_path / "tasks", backbone, ("one",))
+    file, _ = lora_file(backbone, prompt, "tuned")
+    bank = prefix_bank(backbone, torch.randn(1, 3, backbone.width))
+    card = load_task(prompt).card.model_copy(update={"method": "prefix", "adapter": description(bank)})
+    prefix = prompt.with_name("prefix.safetensors")
+    save_task(TaskPrompt({name: values[0] for name, values in bank.values().items()}, card), prefix)
+    options = ["--out", tmp_path / "x", "--as", "merged", "--backbone", base]
+    for files, said in (([file, file], "answers one task"), ([prompt], "holds a prompt"), ([prefix], "no sum")):
+        run = command(*files, *options)
+        assert run.exit_code == 2 and said in run.stderr
+    assert not (tmp_path / "x").exists()
 
 
 # --- prompt-embeds ----------------------------------------------------------------------------------------------------

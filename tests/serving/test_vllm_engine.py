@@ -14,6 +14,7 @@ from clinprompt.errors import BackboneError, TaskError
 from clinprompt.prompts.artifact import load_task
 from clinprompt.records import Record
 from clinprompt.serving import bake as baking
+from clinprompt.serving.constraint import Copied
 from clinprompt.serving.engine import EngineBusy, EngineClosed, Question, Sampling, UnknownTask
 from clinprompt.serving.predicting import answer, ask
 from clinprompt.serving.transformers_engine import TransformersEngine
@@ -100,6 +101,20 @@ def test_sampled_requests_forbid_the_new_tokens(place: Path) -> None:
         await engine.answer(Question(task, "a", limit=2, sampling=Sampling(1.5, 0.9, 7)))
         sent, tables = server.asked[-1][1], engine._baked.manifest.tables
         assert (sent["temperature"], sent["top_p"], sent["seed"], sent["top_k"]) == (1.5, 0.9, 7, -1)
+        assert set(map(int, sent["logit_bias"])) == set(range(tables.rows, tables.rows + tables.room))
+
+    run(main())
+
+
+def test_copied_entities_are_asked_for_by_a_grammar(place: Path) -> None:
+    async def main() -> None:
+        engine, server = await engines(place)
+        task = await engine.add("one", load_task(place / "tasks" / "one.safetensors"))
+        rule = Copied("gout and <|task:one:0|>", ("Problem", "Drug"))
+        await engine.answer(Question(task, "a", limit=2, constraint=rule))
+        sent, tables = server.asked[-1][1], engine._baked.manifest.tables
+        assert engine.constrains and sent["structured_outputs"] == {"grammar": rule.grammar()}
+        assert sent["temperature"] == 0 and "top_k" not in sent
         assert set(map(int, sent["logit_bias"])) == set(range(tables.rows, tables.rows + tables.room))
 
     run(main())

@@ -28,8 +28,8 @@ def deltas(bank: Bank, task: int = 0) -> dict[str, Tensor]:
     if isinstance(bank, FamilyBank):
         return bank.merged(task)
     if isinstance(bank, LoraBank):
-        halves = {name: (bank.parameters[f"{name}.lora_{half}"][task] for half in "BA") for name in bank.modules}
-        return {name: bank.scale * (b @ a) for name, (b, a) in halves.items()}
+        own = {name: values[task] for name, values in bank.parameters.items()}
+        return {name: bank.scale * (own[f"{name}.lora_B"] @ own[f"{name}.lora_A"]) for name in bank.modules}
     raise TrainingError(f"{type(bank).__name__}: it adds nothing to weights, so it cannot be merged.")
 
 

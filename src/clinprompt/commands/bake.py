@@ -18,7 +18,7 @@ from clinprompt.errors import ArtifactError, unknown_name
 if TYPE_CHECKING:
     from clinprompt.serving.baked_manifest import Manifest
 
-FORMS = ("hf", "gguf", "prompt-embeds", "peft")
+FORMS = ("hf", "gguf", "prompt-embeds", "peft", "merged")
 CHANGE = "Change a baked model"
 LOOK = "Look at one"
 
@@ -31,7 +31,9 @@ def bake(
     form: Annotated[
         str,
         typer.Option(
-            "--as", help="hf (a model folder), gguf (llama.cpp, Ollama), prompt-embeds (vLLM), peft (LoRA files)."
+            "--as",
+            help="hf (a model folder), gguf (llama.cpp, Ollama), prompt-embeds (vLLM); LoRA files: peft (adapters), "
+            "merged (one task, in the weights).",
         ),
     ] = "hf",
     room: Annotated[
@@ -83,6 +85,7 @@ def bake(
       clinprompt bake --out model/ --request my-task note.txt
       vllm serve model/ --dtype float32
       clinprompt bake tasks/*.safetensors --as gguf --llama-cpp llama.cpp/ --out model.gguf
+      clinprompt bake my-lora.safetensors --as merged --out merged/
     """
     if form not in FORMS:
         raise ArtifactError(unknown_name("form", form, list(FORMS)))
@@ -110,6 +113,15 @@ def bake(
         export_adapters(given, out, backbone=backbone, dtype=dtype)
         _wrote(out, sum(path.stat().st_size for path in out.rglob("*")), {}, as_json)
         remark("Serve them with: vllm serve BASE --enable-lora --max-lora-rank R --lora-modules NAME=FOLDER …", quiet)
+    elif form == "merged":
+        from clinprompt.serving.bake_merged import export_merged
+
+        found_dtype = str(export_merged(given, out, backbone=backbone, dtype=dtype).model.dtype).removeprefix("torch.")
+        _wrote(out, sum(path.stat().st_size for path in out.iterdir()), {"dtype": found_dtype}, as_json)
+        remark(
+            f"It answers one task, as the codec renders it. Serve it with: vllm serve {out} --dtype {found_dtype}",
+            quiet,
+        )
     else:
         from clinprompt.serving.prompt_embeds import export
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from clinprompt.serving.copying_grammar import copied_grammar
 from clinprompt.serving.engine import Constraint
 from clinprompt.tasks import surface
 from clinprompt.tasks.codec import Example
@@ -45,6 +46,10 @@ class Copied:
     def complete(self, text: str) -> bool:
         """Whether `text` is an allowed answer."""
         return text == surface.NONE or all(self._whole(item.strip()) for item in surface.split_unescaped(text))
+
+    def grammar(self) -> str:
+        """The same as a grammar; see `copying_grammar`."""
+        return copied_grammar(self.text, self.labels)
 
     def _begins(self, item: str) -> bool:
         if not self.labels:

@@ -92,6 +92,10 @@ class Constraint(Protocol):
         """Whether `text` is an allowed answer."""
         ...
 
+    def grammar(self) -> str:
+        """The allowed answers in EBNF, for engines that are guided by a grammar."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:

@@ -168,8 +168,8 @@ def _refuse(status: int, url: str) -> NoReturn:
         raise EngineBusy()
     if status in (400, 413, 422):
         raise TaskError(
-            f"the vLLM server refused a request (status {status}): it is too long for its context, or samples with a "
-            "setting it does not take (a temperature above 2)."
+            f"the vLLM server refused a request (status {status}): it is too long for its context, samples with a "
+            "setting it does not take (a temperature above 2), or is guided by a grammar its backend cannot read."
         )
     if status in (401, 403):
         raise EngineClosed(f"the vLLM server at {url} wants an API key.")

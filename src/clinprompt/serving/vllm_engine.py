@@ -82,7 +82,7 @@ class VllmEngine:
 
     @property
     def constrains(self) -> bool:
-        return False
+        return True
 
     @property
     def client(self) -> VllmClient:
@@ -235,12 +235,20 @@ class VllmEngine:
         }
         if question.stop:
             request["stop"] = list(question.stop)
+        if question.constraint is not None:
+            request |= {"structured_outputs": {"grammar": question.constraint.grammar()}}
+        if question.constraint is not None or sampling.temperature > 0:
+            request |= {"logit_bias": self._never}
         if sampling.temperature > 0:
-            tables = self._baked.manifest.tables
-            new = range(tables.rows, tables.rows + tables.room)
-            request |= {"top_p": sampling.top_p, "top_k": -1, "logit_bias": {str(index): -100.0 for index in new}}
+            request |= {"top_p": sampling.top_p, "top_k": -1}
             request |= {"seed": sampling.seed} if sampling.seed is not None else {}
         return request
+
+    @property
+    def _never(self) -> dict[str, float]:
+        """Forbids the new tokens: where the likeliest token of all is not taken, their logits alone do not."""
+        tables = self._baked.manifest.tables
+        return {str(index): -100.0 for index in range(tables.rows, tables.rows + tables.room)}
 
     def _with_choices(self, question: Question) -> tuple[list[int], list[list[int]]]:
         ids, choices = self._ids(question), target_tokens(self._baked.text, list(question.choices))

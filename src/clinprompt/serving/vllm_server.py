@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,20 +69,32 @@ def start(
     and may be told to read its weights anew, which is how tasks are added to it. Raises BackboneError if it ends or
     never answers.
     """
+    where = port or free_port()
+    return launch(arguments(folder, where, extra=extra), where, python=python, log=log, seconds=seconds)
+
+
+def launch(
+    options: Sequence[str],
+    port: int,
+    *,
+    python: Path | str | None = None,
+    log: Path | None = None,
+    seconds: float = 900.0,
+) -> VllmServer:
+    """Start vLLM's server with these options (the port among them) and wait until it answers; see `start`."""
     interpreter = str(python or os.environ.get(PYTHON_VARIABLE) or sys.executable)
     if interpreter == sys.executable and importlib.util.find_spec("vllm") is None:
         raise BackboneError(
             "vLLM is not installed here. Install it in an environment of its own and name its interpreter in "
             f"{PYTHON_VARIABLE}, or start it yourself and give --url."
         )
-    where = port or free_port()
-    command = [interpreter, "-m", "vllm.entrypoints.openai.api_server", *arguments(folder, where, extra=extra)]
+    command = [interpreter, "-m", "vllm.entrypoints.openai.api_server", *options]
     quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "VLLM_SERVER_DEV_MODE": "1"}
     # Its environment has packages of its own: ours must not be found there.
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")} | quiet
     sink = log.open("wb") if log else subprocess.DEVNULL
     process = subprocess.Popen(command, env=environment, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)
-    server = VllmServer(f"http://127.0.0.1:{where}", process)
+    server = VllmServer(f"http://127.0.0.1:{port}", process)
     try:
         _await(server, seconds, log)
     except BaseException:
