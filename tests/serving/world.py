@@ -68,18 +68,22 @@ class Running:
 
 
 @contextmanager
-def running(service: Service, teach: TeachSettings | None = None) -> Iterator[Running]:
+def running(
+    service: Service, teach: TeachSettings | None = None, *, tls: tuple[Path, Path] | None = None
+) -> Iterator[Running]:
+    """`tls`: certificate and key to serve with."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     port = listening.getsockname()[1]
-    own = server(create_app(service, teach), Address(port=port))
+    address = Address(port=port, tls_cert=tls[0] if tls else None, tls_key=tls[1] if tls else None)
+    own = server(create_app(service, teach), address)
     thread = threading.Thread(target=own.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     until = time.monotonic() + 60
     while not own.started and time.monotonic() < until:
         time.sleep(0.01)
     assert own.started
-    found = Running(f"http://127.0.0.1:{port}", service, own, thread)
+    found = Running(address.url, service, own, thread)
     try:
         yield found
     finally:
