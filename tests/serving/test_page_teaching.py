@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from clinprompt import api
 from clinprompt.backbone.model import load_backbone
 from clinprompt.prompts.artifact import load_task
+from clinprompt.records import Record
 from clinprompt.serving.service import Service
 from clinprompt.serving.teaching import TeachSettings
 from clinprompt.serving.transformers_engine import TransformersEngine
@@ -152,6 +154,135 @@ def test_learning_can_be_cancelled_and_goes_on_without_the_page(browser: Any, se
         page.wait_for_selector("#lesson >> text=Cancelled")
         with served.client() as client:
             assert client.get("/v1/tasks").json()["tasks"] == [] and client.get("/v1/teach").json()["going"] is None
+
+
+def start(found: Watched, name: str, kind: str, notes: list[str]) -> None:
+    page = found.page
+    page.click("#tab-teach")
+    page.fill("#teach-name", name)
+    page.check(f"#kind-{kind}")
+    page.fill("#teach-note", "\n---\n".join(notes))
+    page.click("#teach button:text-is('Add')")
+    page.fill("#teach-steps", "3")
+    page.uncheck("#teach-score")
+
+
+def learned(found: Watched) -> dict[str, Any]:
+    """Press Learn and wait until the task answers; what was sent."""
+    with found.page.expect_request("**/v1/teach") as going:
+        found.page.click("#learn")
+    found.page.wait_for_selector("#lesson >> text=answers now", timeout=120_000)
+    sent: dict[str, Any] = going.value.post_data_json
+    return sent
+
+
+def test_relations_are_taught_by_keys_alone(browser: Any, served: Running) -> None:
+    with watched(browser, served.url) as found:
+        page = found.page
+        start(found, "given", "relations", ["Aspirin treats gout. Codeine too."])
+        page.fill("#teach .label-rows >> nth=0 >> .name", "Thing")
+        page.fill("#relation-rows .name", "treats")
+        page.focus(".notes .marking")
+        for key in ["ArrowRight", "1", "ArrowRight", "ArrowRight", "1"]:
+            page.keyboard.press(key)
+        chosen = page.locator(".relating select")
+        shown = [chosen.nth(place).evaluate("box => box.selectedOptions[0].textContent") for place in range(3)]
+        assert shown == ["Aspirin, Thing", "treats", "gout, Thing"]  # the two marks made last, in order
+        for _ in range(20):
+            if page.evaluate("document.activeElement.classList.contains('relate')"):
+                break
+            page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        assert page.inner_text(".relating .marks li").startswith("Aspirin treats gout")
+        page.wait_for_selector(".notes .arcs text:has-text('treats')", state="attached")
+        assert "1 relation." in found.text("#teach")
+        page.keyboard.press("Enter")  # the same once more is no second one
+        assert page.locator(".relating .marks li").count() == 1
+        page.check("#kind-entities")  # and back: nothing is lost
+        assert not page.is_visible(".relating")
+        page.check("#kind-relations")
+        sent = learned(found)
+        assert sent["notes"][0]["relations"] == [{"type": "treats", "head": 0, "tail": 1}]
+        assert sent["notes"][0]["entities"] == [
+            {"type": "Thing", "spans": [[0, 7]]},
+            {"type": "Thing", "spans": [[15, 19]]},
+        ]
+        assert list(sent["relations"]) == ["treats"] and list(sent["labels"]) == ["Thing"]
+        page.click(".notes .marks >> nth=0 >> button >> nth=0")  # a mark that goes takes its relations along
+        assert page.locator(".relating .marks li").count() == 0
+        page.click("#lesson >> text=Try it")
+        page.fill("#note", "Codeine treats pain.")
+        with page.expect_response("**/v1/tasks/given/predict") as answered:
+            page.keyboard.press("Control+Enter")
+        assert "relations" in answered.value.json()["answers"][0]
+
+
+@pytest.mark.parametrize(("kind", "question"), [("summary", ""), ("answer", "Which drug does he take?")])
+def test_wanted_texts_are_taught(browser: Any, served: Running, kind: str, question: str) -> None:
+    with watched(browser, served.url) as found:
+        page = found.page
+        start(found, "texts", kind, NOTES[:2])
+        page.fill(".notes > li:nth-child(1) textarea", "aspirin")
+        page.click("#learn")
+        lacks = "what is asked" if question else "Note 2 has no summary"
+        page.wait_for_selector(f"#notice >> text={lacks}")
+        page.fill(".notes > li:nth-child(2) textarea", "heparin")
+        if question:
+            page.fill("#teach-question", question)
+        assert not page.is_visible("#teach .label-rows >> nth=0")
+        sent = learned(found)
+        assert [note["wanted"] for note in sent["notes"]] == ["aspirin", "heparin"]
+        page.click("#lesson >> text=Try it")
+        if question:
+            page.wait_for_function("text => document.getElementById('question')?.value === text", arg=question)
+        page.fill("#note", NOTES[2])
+        with page.expect_response("**/v1/tasks/texts/predict") as answered:
+            page.keyboard.press("Control+Enter")
+        assert kind in answered.value.json()["answers"][0]
+
+
+CALLS = ["He is well", "He has pain", "No complaints", "He has fever", "He feels fine", "Severe headache today"]
+CALLS += ["No new problems", "He reports nausea", "Nothing to report", "He has a cough"]
+
+
+@pytest.mark.slow
+def test_a_label_is_taught_to_the_embedded_model_and_its_file_loads(browser: Any, tmp_path: Path) -> None:
+    """Ten notes, the model of the package, its metaprompt; the file answers the library as it answers the page."""
+    (tmp_path / "tasks").mkdir()
+    backbone = load_backbone("embedded")
+    with running(
+        Service.of_folder(tmp_path / "tasks", TransformersEngine(backbone)), TeachSettings(steps=40)
+    ) as served:
+        with watched(browser, served.url) as found:
+            page = found.page
+            start(found, "complaint", "labels", CALLS)
+            page.fill("#teach-steps", "")
+            page.check("#teach-score")
+            page.fill("#teach .label-rows >> nth=0 >> .name", "no")
+            page.click("#teach >> text=Add a label")
+            page.fill("#teach .label-rows >> nth=0 >> .row >> nth=1 >> .name", "yes")
+            page.fill("#teach-question", "Does he complain of something?")
+            for number in range(1, 11):
+                page.check(f".notes > li:nth-child({number}) input[value={'no' if number % 2 else 'yes'}]")
+            page.click("#learn")
+            page.wait_for_selector("#lesson >> text=answers now", timeout=550_000)
+            assert "on 10 notes" in found.text(".score")
+            with page.expect_download() as fetched:
+                page.click("#lesson >> text=Download the task file")
+            page.click("#lesson >> text=Try it")
+            page.fill("#note", "He has chest pain")
+            with page.expect_response("**/v1/tasks/complaint/predict") as answered:
+                page.keyboard.press("Control+Enter")
+            page.wait_for_selector("[aria-label=complaint] .bars")
+        said = answered.value.json()["answers"][0]
+        with served.client() as client:
+            losses = client.get(f"/v1/teach/{lesson_id(found)}").json()["losses"]
+    assert sum(losses[-5:]) < sum(losses[:5])
+    (tmp_path / "copy.safetensors").write_bytes(Path(fetched.value.path()).read_bytes())
+    record = Record("0", "He has chest pain", question="Does he complain of something?")
+    offline = api.predict(tmp_path / "copy.safetensors", [record], backbone=backbone)[0]
+    assert offline.probabilities == pytest.approx(said["probabilities"], abs=1e-4)
+    assert offline.record.answer == said["answer"]
 
 
 def test_a_server_that_does_not_teach_says_so(browser: Any, tmp_path: Path) -> None:

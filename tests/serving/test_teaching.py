@@ -109,6 +109,41 @@ def test_labels_are_taught_with_their_question(client: TestClient) -> None:
     }
 
 
+def test_relations_are_taught_and_found_with_their_entities(client: TestClient, tmp_path: Path) -> None:
+    asked = lesson(
+        kind="relations", labels={"Drug": "", "Dose": ""}, relations={"given as": "", "stopped": ""}, name="doses"
+    )
+    for number, taught in enumerate(asked["notes"]):
+        taught["relations"] = [{"type": "given as", "head": 0, "tail": 1}] if number else []
+    found = ended(client, client.post("/v1/teach", json=asked).json()["id"])
+    assert found["state"] == "done" and found["score"]["metric"] == "strict_f1"
+    card = client.get("/v1/tasks/doses").json()["card"]["tasks"][0]
+    assert (card["type"], card["entities"], list(card["labels"])) == ("relation", "predicted", ["given as", "stopped"])
+    answer = client.post("/v1/tasks/doses/predict", json={"documents": ["He takes aspirin."]}).json()["answers"][0]
+    assert {"entities", "relations", "ungrounded"} <= set(answer)
+    kept = load_task_data(tmp_path / "kept" / "doses.yaml", splits=("train",)).splits["train"]
+    assert [[(one.type, one.head, one.tail) for one in record.relations] for record in kept] == [
+        [],
+        [("given as", "T0", "T1")],
+        [("given as", "T0", "T1")],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "type_", "field"),
+    [("summary", "rougeL", "summarization", "summary"), ("answer", "token_f1", "qa", "answer")],
+)
+def test_texts_are_taught(client: TestClient, kind: str, metric: str, type_: str, field: str) -> None:
+    notes = [{"text": f"{SECRET} takes drug {number}.", "wanted": f" drug {number} "} for number in range(3)]
+    asked = lesson(name="texts", kind=kind, labels={}, notes=notes, question="" if kind == "summary" else "Which drug?")
+    found = ended(client, client.post("/v1/teach", json=asked).json()["id"])
+    assert found["state"] == "done" and found["score"]["metric"] == metric
+    card = client.get("/v1/tasks/texts").json()["card"]["tasks"][0]
+    assert card["type"] == type_ and card.get("description", "") == asked["question"]
+    sent = {"documents": [{"text": "A note.", "question": "Which drug?"}]}
+    assert field in client.post("/v1/tasks/texts/predict", json=sent).json()["answers"][0]
+
+
 def test_every_note_is_scored_by_the_row_that_did_not_see_it(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +197,12 @@ def test_answers_stay_right_while_a_lesson_runs(client: TestClient, backbone: Ba
 MARK = {"type": "Drug", "spans": [[0, 3]]}
 
 
+def related(name: str, head: int, tail: int) -> list[dict[str, Any]]:
+    """A note with two entities and a relation."""
+    marks = [MARK, {"type": "Dose", "spans": [[4, 5]]}]
+    return [{"text": f"xxx 5 {SECRET}", "entities": marks, "relations": [{"type": name, "head": head, "tail": tail}]}]
+
+
 @pytest.mark.parametrize(
     ("changes", "status", "says"),
     [
@@ -178,6 +219,15 @@ MARK = {"type": "Drug", "spans": [[0, 3]]}
         ({"notes": [{"text": "xxx", "entities": [MARK]}] * 6}, 413, "5"),
         ({"notes": [{"text": "x" * 201, "entities": [MARK]}]}, 413, "200 characters"),
         ({"kind": "labels"}, 422, "notes.0.label"),
+        ({"kind": "relations"}, 422, "relations: name"),
+        ({"kind": "relations", "relations": {"r": ""}}, 422, "no relation is marked"),
+        ({"kind": "relations", "relations": {"r": ""}, "notes": related("r", 0, 2)}, 422, "notes.0.relations"),
+        ({"kind": "relations", "relations": {"r": ""}, "notes": related("r", 1, 1)}, 422, "two different"),
+        ({"kind": "relations", "relations": {"r": ""}, "notes": related(SECRET, 0, 1)}, 422, "notes.0.relations"),
+        ({"notes": related("r", 0, 1)}, 422, "teach relations"),
+        ({"kind": "summary"}, 422, "notes.0.wanted"),
+        ({"kind": "answer"}, 422, "question"),
+        ({"kind": "answer", "question": "What?", "notes": [{"text": "x", "wanted": "  "}]}, 422, "notes.0.wanted"),
         ({"kind": "labels", "labels": {"one": ""}}, 422, "two labels"),
     ],
 )

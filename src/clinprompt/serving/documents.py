@@ -84,7 +84,8 @@ def summary_of(task: ServedTask) -> TaskSummary:
     )
 
 
-def card_of(task: ServedTask, size: int) -> TaskCard:
+def card_of(task: ServedTask, file: str, size: int) -> TaskCard:
+    """A task with its card; `file` and `size`: name and bytes of what it is served from."""
     card = task.file.card.model_dump(mode="json", exclude_defaults=True)
     parameters = sum(tensor.numel() for tensor in task.file.tensors.values())
-    return TaskCard(**summary_of(task).model_dump(), card=card, bytes=size, parameters=parameters)
+    return TaskCard(**summary_of(task).model_dump(), card=card, file=file, bytes=size, parameters=parameters)

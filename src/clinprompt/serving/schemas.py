@@ -125,7 +125,8 @@ class TaskCard(TaskSummary):
 
     card: dict[str, Any]
     parameters: int = Field(description="numbers that it computes with; those of a multi-task adapter are shared")
-    bytes: int = Field(description="of its file")
+    file: str = Field(description="name of the file it is served from; a multi-task adapter's file holds several tasks")
+    bytes: int = Field(description="of that file")
 
 
 class TaskCards(BaseModel):

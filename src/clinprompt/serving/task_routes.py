@@ -32,7 +32,7 @@ def router(service: Service) -> APIRouter:
     @routes.get("/{name}", responses=responses(*ALWAYS, 404), dependencies=[Depends(reads)])
     async def card(name: str) -> TaskCard:
         """A task with its card: data it saw, scores, settings."""
-        return card_of(service.task(name), service.library.size(name))
+        return card_of(service.task(name), service.library.file_of(name).name, service.library.size(name))
 
     @routes.get(
         "/{name}/file",
@@ -58,7 +58,8 @@ def router(service: Service) -> APIRouter:
         multi-task adapter each task is served as `name.TASK`, and their cards come back as a list."""
         _require_managing(service)
         content = await request.body()
-        cards = [card_of(task, len(content)) for task in await service.library.put(name, content)]
+        tasks, file = await service.library.put(name, content), service.library.path(name).name
+        cards = [card_of(task, file, len(content)) for task in tasks]
         return cards[0] if cards[0].name == name else TaskCards(tasks=cards)
 
     @routes.delete("/{name}", status_code=204, responses=responses(*ALWAYS, 404), dependencies=[Depends(manages)])

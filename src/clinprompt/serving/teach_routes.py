@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 
 from clinprompt.errors import TaskError
-from clinprompt.records import Entity, Record
+from clinprompt.records import Entity, Record, Relation
 from clinprompt.serving.access import allowed
 from clinprompt.serving.problems import ALWAYS, TooLarge, responses
 from clinprompt.serving.service import Service
@@ -16,6 +16,11 @@ from clinprompt.serving.teaching import Teacher
 from clinprompt.tasks.definition import TaskDefinition, parse_task
 
 QUESTION = "Which label fits this note?"
+FEWEST_LABELS = {
+    "entities": (1, "name at least one"),
+    "relations": (1, "name at least one type of entity"),
+    "labels": (2, "a choice needs at least two labels"),
+}
 
 
 def router(service: Service, teacher: Teacher) -> APIRouter:
@@ -61,14 +66,27 @@ def router(service: Service, teacher: Teacher) -> APIRouter:
 
 
 def definition_of(asked: TeachRequest) -> TaskDefinition:
-    """The task that is taught. Raises TaskError for labels that cannot be written in an answer."""
-    raw = {"name": asked.name, "labels": asked.labels, "licence": "taught on this server"}
-    if asked.kind == "entities":
-        return parse_task(raw | {"type": "ner"})
-    if len(asked.labels) < 2:
-        raise TaskError("labels: a choice needs at least two labels.")
+    """The task that is taught. Raises TaskError for what its kind needs and the request lacks."""
+    raw: dict[str, Any] = {"name": asked.name, "licence": "taught on this server"}
+    least, lacks = FEWEST_LABELS.get(asked.kind, (0, ""))
+    if len(asked.labels) < least:
+        raise TaskError(f"labels: {lacks}.")
+    match asked.kind:
+        case "entities":
+            return parse_task(raw | {"type": "ner", "labels": asked.labels})
+        case "relations":
+            if not asked.relations:
+                raise TaskError("relations: name at least one.")
+            return parse_task(raw | {"type": "relation", "entities": "predicted", "labels": asked.relations})
+        case "summary":
+            return parse_task(raw | {"type": "summarization"})
+        case "answer" if not asked.question.strip():
+            raise TaskError("question: say what is asked of each note.")
     # The question is the same for every note; it stands in the description, where whoever asks the task finds it.
-    return parse_task(raw | {"type": "qa", "answers": "labels", "description": question_of(asked)})
+    raw |= {"type": "qa", "description": question_of(asked)}
+    return parse_task(
+        raw | ({"answers": "free"} if asked.kind == "answer" else {"answers": "labels", "labels": asked.labels})
+    )
 
 
 def question_of(asked: TeachRequest) -> str:
@@ -87,23 +105,51 @@ def records_of(asked: TeachRequest, teacher: Teacher) -> list[Record]:
         found.append(_record(asked, number, note))
     if asked.kind == "entities" and not any(record.entities for record in found):
         raise TaskError("notes: nothing is marked in any of them; mark at least one entity.")
+    if asked.kind == "relations" and not any(record.relations for record in found):
+        raise TaskError("notes: no relation is marked in any of them; mark at least one.")
     return found
 
 
 def _record(asked: TeachRequest, number: int, note: TaughtNote) -> Record:
-    if asked.kind == "labels":
-        if note.label not in asked.labels:
-            raise TaskError(f"notes.{number}.label: needs one of the task's labels.")
-        return Record(f"{number:03}", note.text, question=question_of(asked), answer=note.label)
-    if any(mark.type not in asked.labels for mark in note.entities):
-        raise TaskError(f"notes.{number}.entities: each needs one of the task's labels as its type.")
+    name = f"{number:03}"
+    match asked.kind:
+        case "labels":
+            if note.label not in asked.labels:
+                raise TaskError(f"notes.{number}.label: needs one of the task's labels.")
+            return Record(name, note.text, question=question_of(asked), answer=note.label)
+        case "answer" | "summary":
+            if not note.wanted:
+                raise TaskError(f"notes.{number}.wanted: the {asked.kind} that is wanted is missing.")
+            if asked.kind == "summary":
+                return Record(name, note.text, summary=note.wanted)
+            return Record(name, note.text, question=question_of(asked), answer=note.wanted)
     try:
-        entities = tuple(
-            Entity(f"T{place}", mark.type, tuple(mark.spans)) for place, mark in enumerate(note.entities, start=1)
+        return Record(
+            name, note.text, entities=_entities(asked, number, note), relations=_relations(asked, number, note)
         )
-        return Record(f"{number:03}", note.text, entities=entities)
     except ValueError:
         raise TaskError(
             f"notes.{number}.entities: spans are [start, end) with start < end, within the text; those of one entity "
             "are sorted and do not overlap."
         ) from None
+
+
+def _entities(asked: TeachRequest, number: int, note: TaughtNote) -> tuple[Entity, ...]:
+    if any(mark.type not in asked.labels for mark in note.entities):
+        raise TaskError(f"notes.{number}.entities: each needs one of the task's labels as its type.")
+    return tuple(Entity(f"T{place}", mark.type, tuple(mark.spans)) for place, mark in enumerate(note.entities))
+
+
+def _relations(asked: TeachRequest, number: int, note: TaughtNote) -> tuple[Relation, ...]:
+    known, place = len(note.entities), f"notes.{number}.relations"
+    if asked.kind == "entities" and note.relations:
+        raise TaskError(f"{place}: a task of entities has none; teach relations for that.")
+    for relation in note.relations:
+        if relation.type not in asked.relations:
+            raise TaskError(f"{place}: each needs one of the task's relations as its type.")
+        if max(relation.head, relation.tail) >= known or relation.head == relation.tail:
+            raise TaskError(f"{place}: head and tail are the places of two different entities in the note's list.")
+    return tuple(
+        Relation(relation.type, f"T{relation.head}", f"T{relation.tail}", id=f"R{place}")
+        for place, relation in enumerate(note.relations)
+    )

@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-Kind = Literal["entities", "labels"]
+Kind = Literal["entities", "relations", "labels", "answer", "summary"]
 State = Literal["learning", "scoring", "done", "failed", "cancelled"]
 # A label is written in answers, where ; : | and line breaks separate.
 Label = Annotated[str, StringConstraints(max_length=60, strip_whitespace=True, pattern=r"^[^\n;:|]+$")]
+Labels = dict[Label, Annotated[str, StringConstraints(max_length=200)]]
 Place = Annotated[int, Field(ge=0)]
 
 
@@ -24,12 +25,23 @@ class Mark(_Strict):
     spans: list[tuple[Place, Place]] = Field(min_length=1, max_length=16, description="[start, end), in characters")
 
 
+class MarkedRelation(_Strict):
+    """A relation between two entities of a note, named by their places in its list of entities."""
+
+    type: Label
+    head: Place
+    tail: Place
+
+
 class TaughtNote(_Strict):
-    """A note with what is true of it: `entities` (none is an answer too) or one `label`."""
+    """A note with what is true of it: `entities` and `relations` (none is an answer too), one `label`, or the `wanted`
+    answer or summary."""
 
     text: str = Field(min_length=1)
     entities: list[Mark] = Field(default=[], max_length=500)
+    relations: list[MarkedRelation] = Field(default=[], max_length=500)
     label: Label | None = None
+    wanted: Annotated[str, StringConstraints(max_length=4_000, strip_whitespace=True)] = ""
 
 
 class TeachRequest(_Strict):
@@ -37,10 +49,11 @@ class TeachRequest(_Strict):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$", description="the new task is served under it")
     kind: Kind
-    labels: dict[Label, Annotated[str, StringConstraints(max_length=200)]] = Field(
-        min_length=1, max_length=24, description="label: what it means, in a few words"
+    labels: Labels = Field(
+        default={}, max_length=24, description="label: what it means, in a few words; of relations: types of entities"
     )
-    question: str = Field(default="", max_length=300, description="labels: what is asked of each note")
+    relations: Labels = Field(default={}, max_length=24, description="relations: name: what it means")
+    question: str = Field(default="", max_length=300, description="labels, answer: what is asked of each note")
     notes: list[TaughtNote] = Field(min_length=1)
     steps: int | None = Field(default=None, ge=1, description="of training; default: the server's")
     score: bool = Field(default=True, description="also learn without each note in turn, and score it on that note")

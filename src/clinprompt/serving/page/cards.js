@@ -53,7 +53,7 @@ function fill(body, found, page) {
   const width = card.backbone.width;
   const save = async () => {
     try {
-      download(await server.taskFile(found.name), `${found.name}.safetensors`);
+      download(await server.taskFile(found.name), found.file);
     } catch (error) {
       page.fail(error);
     }
@@ -64,8 +64,9 @@ function fill(body, found, page) {
     ["Instruction", own.instruction],
     ["Model", `${card.backbone.name} (${card.backbone.fingerprint})`],
     ["Method", [card.method, card.mode].filter(Boolean).join(", ")],
-    ["Prompt", `${found.prompt_tokens} vectors of ${width} numbers: ${(found.prompt_tokens * width).toLocaleString("en")} parameters`],
-    ["File", `${bytes(found.bytes)}, digest ${found.digest}`],
+    ["Prompt", found.prompt_tokens && `${found.prompt_tokens} vectors of ${width} numbers: ${(found.prompt_tokens * width).toLocaleString("en")} parameters`],
+    ["Adapter", !found.prompt_tokens && `${found.parameters.toLocaleString("en")} parameters inside the model`],
+    ["File", `${found.file}, ${bytes(found.bytes)}, digest ${found.digest}`],
     ["Started from", card.metaprompt && `metaprompt ${card.metaprompt}`],
     ["Made with", card.library && `clinprompt ${card.library}`],
   ];
@@ -107,19 +108,28 @@ function settings(found) {
 }
 
 function promptOf(found, page) {
-  const box = el("details", {}, el("summary", {}, "The prompt inspected"), el("p", { class: "quiet" }, "The vocabulary's nearest tokens to each vector, by cosine. A soft prompt is not made of words: low values say so."));
+  const [title, about] = found.prompt_tokens
+    ? ["The prompt inspected", "The vocabulary's nearest tokens to each vector, by cosine. A soft prompt is not made of words: low values say so."]
+    : ["What the adapter changes", "The norm of the change in each part of the model, and its ratio to what was there. Keys and values of a prefix stand where nothing was."];
+  const box = el("details", {}, el("summary", {}, title), el("p", { class: "quiet" }, about));
   let loaded = false;
   box.addEventListener("toggle", async () => {
     if (!box.open || loaded) return;
     loaded = true;
     try {
       const view = await server.prompt(found.name);
-      if (!view.known) box.append(el("p", {}, "This server's engine runs elsewhere, so its vocabulary cannot be looked at."));
-      else box.append(table(["Vector", "Norm", "Nearest tokens"], view.positions.map((one, index) => [index + 1, one.norm.toFixed(2), one.nearest.map((near) => el("span", { class: "token" }, el("code", {}, near.token), el("small", { class: "quiet" }, ` ${near.cosine.toFixed(2)}`)))])));
+      if (!view.known) box.append(el("p", {}, "This server's engine runs elsewhere, so its weights cannot be looked at."));
+      else if (view.positions.length) box.append(vectors(view.positions));
+      else box.append(table(["Part", "Norm", "Ratio"], view.changes.map((one) => [one.part, one.norm.toFixed(3), one.relative === null ? "" : one.relative.toPrecision(3)])));
     } catch (error) {
       loaded = false;
       page.fail(error);
     }
   });
   return box;
+}
+
+function vectors(positions) {
+  const near = (one) => one.nearest.map((token) => el("span", { class: "token" }, el("code", {}, token.token), el("small", { class: "quiet" }, ` ${token.cosine.toFixed(2)}`)));
+  return table(["Vector", "Norm", "Nearest tokens"], positions.map((one, index) => [index + 1, one.norm.toFixed(2), near(one)]));
 }

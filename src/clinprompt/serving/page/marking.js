@@ -1,20 +1,26 @@
 // Marking spans in a note, with the mouse or with keys.
 
+import { withArcs } from "./arcs.js";
 import { el, unique } from "./dom.js";
 import { highlighted, said, selectedIn } from "./highlight.js";
 import { Text } from "./points.js";
+import { Relater } from "./relating.js";
 
 const HELP = "Arrow keys go from word to word, with Shift they take more words. A digit marks with that label, Plus adds to the last mark, Delete takes away a mark here.";
 
-/** A note whose spans can be marked. `labels()`: the labels now; `changed()`: called after every change. */
+/**
+ * A note whose spans can be marked. `labels()`: the labels now; `relations()`: names of relations between two marks, null
+ * where there are none; `changed()`: called after every change.
+ */
 export class Marker {
-  constructor(text, labels, changed, announce) {
+  constructor(text, labels, relations, changed, announce) {
     this.text = new Text(text);
     this.marks = []; // {type, spans}
     this.pending = null; // the span that the next label is for
     this.word = -1; // before the first
     this.from = 0;
     this.labels = labels;
+    this.relations = relations;
     this.changed = changed;
     this.announce = announce;
     this.words = this.text.words();
@@ -22,7 +28,8 @@ export class Marker {
     this.box = el("div", { class: "marking", tabindex: "0", role: "application", "aria-label": "Note to mark", "aria-describedby": help.id });
     this.bar = el("div", { class: "row labels", role: "group", "aria-label": "Labels for what is selected" });
     this.list = el("ul", { class: "marks", "aria-label": "Marks" });
-    this.node = el("div", {}, this.box, help, this.bar, this.list);
+    this.related = new Relater(this.text, () => this.relations() || [], () => { this.draw(); this.changed(); }, announce);
+    this.node = el("div", {}, this.box, help, this.bar, this.list, this.related.node);
     this.box.addEventListener("keydown", (event) => this.onKey(event));
     this.box.addEventListener("mouseup", () => this.onMouse());
     this.draw();
@@ -39,7 +46,10 @@ export class Marker {
     this.marks = this.marks.filter((mark) => labels.includes(mark.type));
     const items = this.marks.map((mark) => ({ ...mark, hue: labels.indexOf(mark.type) % 8 }));
     const cursor = this.pending ? [{ type: "selected", hue: 8, spans: [this.pending], plain: true }] : [];
-    this.box.replaceChildren(highlighted(this.text, [...items, ...cursor], { focusable: false }));
+    const related = this.relations();
+    this.related.node.hidden = !related;
+    if (related) this.related.draw(this.marks);
+    this.box.replaceChildren(withArcs(highlighted(this.text, [...items, ...cursor], { focusable: false }), related ? this.related.arcs() : []));
     this.bar.replaceChildren(
       ...labels.map((label, index) => el("button", { type: "button", class: "label", disabled: !this.pending, style: { "--own": `var(--hue-${index % 8})` }, on: { click: () => this.mark(label) } },
         index < 9 ? el("kbd", { "aria-hidden": "true" }, String(index + 1)) : null, label)),

@@ -6,6 +6,7 @@ import { count } from "./points.js";
 import * as server from "./server.js";
 
 const SAMPLE = `42-year-old woman seen in clinic for follow-up of pancreatic cancer. She reports rectal bleeding for six days and mild mouth sores, but denies productive cough. Past medical history includes rheumatoid arthritis and rotator cuff tear; she underwent paracentesis in 2006. Current medications are polyethylene glycol 100 mg twice daily for constipation and simvastatin 10 mg daily. Doxorubicin was stopped three weeks ago because it caused hearing loss. She works as a retired miner and lives with her mother.`;
+const TAUGHT = "taught on this server"; // the description of such a task is the question it was taught with
 const KINDS = { ner: "entities", relation: "relations", qa: "answer", nli: "label", summarization: "summary" };
 
 export function readPart(panel, page) {
@@ -106,7 +107,7 @@ export function readPart(panel, page) {
       if (own.some((task) => task.type === "nli")) found.push(field("Statement: does it follow from the note?", fields.hypothesis));
       const asked = own.filter((task) => task.type === "qa");
       if (asked.length) {
-        if (!fields.question.value) fields.question.value = asked.find((task) => task.answers === "labels" && task.description)?.description || "";
+        if (!fields.question.value) fields.question.value = asked.find((task) => (task.answers === "labels" || task.licence === TAUGHT) && task.description)?.description || "";
         found.push(field("Question", fields.question));
       }
       if (asked.some((task) => !task.answers ? !Object.keys(task.labels || {}).length : task.answers === "options")) found.push(field("Options, one a line", fields.options));

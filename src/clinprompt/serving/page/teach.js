@@ -1,19 +1,24 @@
 // A task taught from a handful of notes: name it, mark or label, learn, ask.
 
-import { bytes, download, el, field, fileButton, takesFiles, textsOf, unique } from "./dom.js";
-import { curve } from "./curve.js";
+import { el, field, fileButton, takesFiles, textsOf, unique } from "./dom.js";
+import { lessonView } from "./lesson.js";
 import { Marker } from "./marking.js";
 import { count } from "./points.js";
 import * as server from "./server.js";
 
 const QUESTION = "Which label fits this note?";
+const KINDS = { entities: "entities in the note", relations: "relations between entities", labels: "one label for the note", answer: "a short answer", summary: "a summary" };
+const WANTED = { answer: "The answer that is wanted", summary: "The summary that is wanted" };
 
 export function teachPart(panel, page) {
   const name = el("input", { type: "text", id: "teach-name", required: true, pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]{0,59}", autocomplete: "off", spellcheck: "false" });
-  const kinds = ["entities", "labels"].map((value) => el("input", { type: "radio", name: "kind", value, id: `kind-${value}`, checked: value === "entities" }));
-  const question = el("input", { type: "text", id: "teach-question", maxlength: "300", placeholder: QUESTION });
+  const kinds = Object.keys(KINDS).map((value) => el("input", { type: "radio", name: "kind", value, id: `kind-${value}`, checked: value === "entities" }));
+  const question = el("input", { type: "text", id: "teach-question", maxlength: "300" });
   const asked = field("What is asked of each note", question);
   const rows = el("div", { class: "label-rows" });
+  const relationRows = el("div", { class: "label-rows", id: "relation-rows" });
+  const labelled = el("div", {}, rows, el("p", {}, el("button", { type: "button", class: "plain", on: { click: () => addRow(rows).focus() } }, "Add a label")));
+  const related = el("div", {}, relationRows, el("p", {}, el("button", { type: "button", class: "plain", on: { click: () => addRow(relationRows).focus() } }, "Add a relation")));
   const paste = el("textarea", { id: "teach-note", rows: 5, spellcheck: "false" });
   const notes = el("ol", { class: "notes" });
   const tally = el("p", { class: "quiet" });
@@ -24,11 +29,14 @@ export function teachPart(panel, page) {
   const off = el("p", { class: "card warning", hidden: true });
   const form = el("div", {});
   let limits = null;
-  let held = []; // {text, marker, choice, node}
+  let held = []; // {text, marker, label, wanted, node}
   let lesson = null;
 
   const kind = () => kinds.find((radio) => radio.checked).value;
-  const labels = () => [...new Set([...rows.querySelectorAll("input.name")].map((input) => input.value.trim()).filter(Boolean))];
+  const namesIn = (box) => [...new Set([...box.querySelectorAll("input.name")].map((input) => input.value.trim()).filter(Boolean))];
+  const labels = () => namesIn(rows);
+  const relations = () => (kind() === "relations" ? namesIn(relationRows) : null);
+  const marks = () => ["entities", "relations"].includes(kind());
 
   async function take(files) {
     try {
@@ -38,14 +46,14 @@ export function teachPart(panel, page) {
     }
   }
 
-  function addRow(value = "") {
-    const id = unique("label");
-    const input = el("input", { type: "text", class: "name", id, value, maxlength: "60", autocomplete: "off" });
-    const about = el("input", { type: "text", class: "about", maxlength: "200", "aria-label": "What the label means" });
-    const row = el("div", { class: "row" }, el("label", { for: id }, "Label"), input, el("label", { class: "quiet" }, "means"), about,
-      el("button", { type: "button", class: "plain small", "aria-label": "Remove this label", on: { click: () => { if (rows.children.length > 1) row.remove(); redraw(); } } }, "×"));
+  function addRow(box) {
+    const what = box === rows ? "label" : "relation";
+    const input = el("input", { type: "text", class: "name", id: unique(what), maxlength: "60", autocomplete: "off" });
+    const about = el("input", { type: "text", class: "about", maxlength: "200", id: unique("about") });
+    const row = el("div", { class: "row" }, el("label", { for: input.id, class: "what" }, what === "label" ? "Label" : "Relation"), input, el("label", { for: about.id, class: "quiet" }, "means"), about,
+      el("button", { type: "button", class: "plain small", "aria-label": `Remove this ${what}`, on: { click: () => { if (box.children.length > 1) row.remove(); redraw(); } } }, "×"));
     input.addEventListener("change", redraw);
-    rows.append(row);
+    box.append(row);
     return input;
   }
 
@@ -60,7 +68,7 @@ export function teachPart(panel, page) {
         page.fail(new Error(`A note may have ${limits.characters.toLocaleString("en")} characters; one was left out.`));
         continue;
       }
-      const note = { text, marker: new Marker(text, labels, counted, page.announce), group: unique("choice") };
+      const note = { text, wanted: "", marker: new Marker(text, labels, relations, counted, page.announce), group: unique("choice") };
       note.node = el("li", {});
       held.push(note);
       notes.append(note.node);
@@ -71,9 +79,15 @@ export function teachPart(panel, page) {
 
   function draw(note) {
     const remove = el("button", { type: "button", class: "plain small", on: { click: () => { held = held.filter((one) => one !== note); note.node.remove(); counted(); } } }, "Remove this note");
-    if (kind() === "entities") {
+    if (marks()) {
       note.marker.draw();
       note.node.replaceChildren(note.marker.node, remove);
+      return;
+    }
+    const text = el("div", { class: "text plain-text" }, note.text);
+    if (kind() !== "labels") {
+      const wanted = el("textarea", { class: "wanted", rows: kind() === "summary" ? 3 : 1, maxlength: "4000", value: note.wanted, on: { input: () => { note.wanted = wanted.value; counted(); } } });
+      note.node.replaceChildren(text, field(WANTED[kind()], wanted), remove);
       return;
     }
     const known = labels();
@@ -83,41 +97,63 @@ export function teachPart(panel, page) {
       radio.addEventListener("change", () => { note.label = label; counted(); });
       return el("span", { class: "check" }, radio, el("label", { for: radio.id }, label));
     });
-    note.node.replaceChildren(el("div", { class: "text plain-text" }, note.text), el("div", { class: "row", role: "radiogroup", "aria-label": "Label of this note" }, options), remove);
+    note.node.replaceChildren(text, el("div", { class: "row", role: "radiogroup", "aria-label": "Label of this note" }, options), remove);
   }
 
   function redraw() {
-    asked.hidden = kind() === "entities";
+    labelled.hidden = kind() in WANTED;
+    related.hidden = kind() !== "relations";
+    asked.hidden = !["labels", "answer"].includes(kind());
+    question.placeholder = kind() === "labels" ? QUESTION : "";
+    for (const label of rows.querySelectorAll(".what")) label.textContent = kind() === "relations" ? "Entity type" : "Label";
     held.forEach(draw);
     counted();
   }
 
   function counted() {
-    const marks = held.reduce((sum, note) => sum + note.marker.marks.length, 0);
-    const done = held.filter((note) => note.label).length;
-    const what = kind() === "entities" ? `${marks} ${marks === 1 ? "mark" : "marks"}` : `${done} labelled`;
-    tally.textContent = `${held.length} ${held.length === 1 ? "note" : "notes"}, ${what}. Ten to twenty notes are a good start. A note without marks says: there is nothing here.`;
-    if (kind() === "labels") tally.textContent = tally.textContent.replace(/ A note without.*/, "");
+    const of = (number, one, many = `${one}s`) => `${number} ${number === 1 ? one : many}`;
+    const sum = (size) => held.reduce((all, note) => all + size(note), 0);
+    const done = {
+      entities: () => of(sum((note) => note.marker.marks.length), "mark"),
+      relations: () => `${of(sum((note) => note.marker.marks.length), "mark")}, ${of(sum((note) => note.marker.related.pairs.length), "relation")}`,
+      labels: () => `${held.filter((note) => note.label).length} labelled`,
+      answer: () => `${held.filter((note) => note.wanted.trim()).length} answered`,
+      summary: () => `${held.filter((note) => note.wanted.trim()).length} summarised`,
+    }[kind()]();
+    tally.textContent = `${of(held.length, "note")}, ${done}. Ten to twenty notes are a good start.${marks() ? " A note without marks says: there is nothing here." : ""}`;
   }
 
-  function described() {
-    const known = labels();
+  function meanings(box) {
     const about = {};
-    for (const row of rows.children) {
+    for (const row of box.children) {
       const label = row.querySelector(".name").value.trim();
       if (label) about[label] = row.querySelector(".about").value.trim();
     }
+    return about;
+  }
+
+  function described() {
     if (!name.value.trim()) throw new Error("The task has no name yet.");
     if (!name.checkValidity()) throw new Error("A task's name has letters, digits, dot, dash and underscore, and begins with a letter or a digit.");
-    if (!known.length) throw new Error("The task has no labels yet.");
+    if (!(kind() in WANTED) && !labels().length) throw new Error(`The task has no ${kind() === "relations" ? "entity types" : "labels"} yet.`);
+    if (relations()?.length === 0) throw new Error("The task has no relations yet.");
+    if (kind() === "answer" && !question.value.trim()) throw new Error("The task asks nothing yet: write what is asked of each note.");
     if (!held.length) throw new Error("There is no note yet: paste one, or drop text files.");
-    const without = held.findIndex((note) => kind() === "labels" && !note.label);
-    if (without >= 0) throw new Error(`Note ${without + 1} has no label yet.`);
+    const lacks = { labels: (note) => !note.label, answer: (note) => !note.wanted.trim(), summary: (note) => !note.wanted.trim() }[kind()];
+    const without = lacks ? held.findIndex(lacks) : -1;
+    if (without >= 0) throw new Error(`Note ${without + 1} has no ${kind() === "labels" ? "label" : kind()} yet.`);
     return {
-      name: name.value.trim(), kind: kind(), labels: about, question: kind() === "labels" ? question.value.trim() : "",
-      steps: steps.value ? Number(steps.value) : null, score: scored.checked,
-      notes: held.map((note) => (kind() === "entities" ? { text: note.text, entities: note.marker.entities() } : { text: note.text, label: note.label })),
+      name: name.value.trim(), kind: kind(), labels: kind() in WANTED ? {} : meanings(rows), relations: relations() ? meanings(relationRows) : {},
+      question: asked.hidden ? "" : question.value.trim(), steps: steps.value ? Number(steps.value) : null, score: scored.checked,
+      notes: held.map(taught),
     };
+  }
+
+  function taught(note) {
+    if (kind() === "labels") return { text: note.text, label: note.label };
+    if (kind() in WANTED) return { text: note.text, wanted: note.wanted.trim() };
+    const found = { text: note.text, entities: note.marker.entities() };
+    return relations() ? { ...found, relations: note.marker.related.relations() } : found;
   }
 
   async function begin() {
@@ -138,7 +174,7 @@ export function teachPart(panel, page) {
     let now = first;
     try {
       for (;;) {
-        outcome.replaceChildren(...going(now, losses));
+        outcome.replaceChildren(lessonView(now, losses, page));
         if (!["learning", "scoring"].includes(now.state)) break;
         await new Promise((resolve) => setTimeout(resolve, 700));
         now = await server.lesson(first.id, losses.length);
@@ -151,53 +187,15 @@ export function teachPart(panel, page) {
     if (now.state === "done") await page.refresh();
   }
 
-  function going(now, losses) {
-    const method = now.method === "mpt" ? "from the shared metaprompt" : "by prompt tuning";
-    const minutes = now.seconds < 100 ? `${Math.round(now.seconds)} s` : `${Math.round(now.seconds / 60)} min`;
-    const said = {
-      learning: `Learning ${method}: step ${now.step} of ${now.steps}, ${minutes}`,
-      scoring: "Asking about the notes that were left out",
-      done: `Learned in ${minutes}. ${now.name} answers now (${bytes(now.bytes || 0)}).`,
-      failed: `Not learned: ${now.reason}`,
-      cancelled: "Cancelled. The notes were forgotten by the server.",
-    }[now.state];
-    const parts = [el("h3", {}, now.name), el("p", {}, said)];
-    if (losses.length) parts.push(curve(losses, now.steps));
-    if (now.state === "learning" || now.state === "scoring") {
-      parts.push(el("progress", { max: now.steps, value: now.state === "scoring" ? now.steps : now.step, "aria-label": "Steps" }),
-        el("p", {}, el("button", { type: "button", class: "plain", on: { click: () => server.cancel(now.id).catch(page.fail) } }, "Cancel")));
-    }
-    if (now.score) parts.push(score(now.score));
-    if (now.state === "done") {
-      if (now.reason) parts.push(el("p", { class: "quiet" }, now.reason));
-      parts.push(el("p", { class: "row" }, el("button", { type: "button", class: "main", on: { click: () => page.open("read", now.name) } }, "Try it"),
-        el("button", { type: "button", class: "plain", on: { click: () => save(now.name) } }, "Download the task file")));
-    }
-    return [el("section", { class: "card", "aria-label": "Lesson" }, parts)];
-  }
-
-  function score(found) {
-    const value = found.value === null ? "undefined" : `${found.value.toFixed(1)} (95 % interval ${found.low.toFixed(1)} to ${found.high.toFixed(1)})`;
-    const how = found.folds === found.n ? "each note was asked about by a prompt that was learned without it" : `in ${found.folds} parts, each asked about by a prompt that was learned without it`;
-    return el("p", { class: "score" }, el("b", {}, `${found.metric.replaceAll("_", " ")}: ${value}`), ` on ${found.n} notes; ${how}.`);
-  }
-
-  async function save(task) {
-    try {
-      download(await server.taskFile(task), `${task}.safetensors`);
-    } catch (error) {
-      page.fail(error);
-    }
-  }
-
   kinds.forEach((radio) => radio.addEventListener("change", redraw));
   takesFiles(form, take);
-  addRow();
+  addRow(rows);
+  addRow(relationRows);
   form.append(
     el("section", { class: "card" }, el("h2", {}, "1. The task"),
       field("Name", name, "Letters, digits, dot, dash, underscore; it is served under this name."),
-      el("fieldset", { class: "row" }, el("legend", {}, "It finds"), kinds.map((radio) => el("span", { class: "check" }, radio, el("label", { for: radio.id }, radio.value === "entities" ? "entities in the note" : "one label for the note")))),
-      rows, el("p", {}, el("button", { type: "button", class: "plain", on: { click: () => addRow().focus() } }, "Add a label")), asked),
+      el("fieldset", { class: "row" }, el("legend", {}, "It gives"), kinds.map((radio) => el("span", { class: "check" }, radio, el("label", { for: radio.id }, KINDS[radio.value])))),
+      labelled, related, asked),
     el("section", { class: "card" }, el("h2", {}, "2. Notes"),
       field("A note", paste, "A line of three dashes (---) between two notes tells them apart. Text files can be dropped anywhere here."),
       el("p", { class: "row" }, el("button", { type: "button", class: "plain", on: { click: () => { add(paste.value.split(/^-{3,}\s*$/m)); paste.value = ""; } } }, "Add"), fileButton("Open files…", take, true)),
