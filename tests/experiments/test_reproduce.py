@@ -44,6 +44,22 @@ def test_every_kind_of_cell_comes_out_exactly(recorded: Path, tmp_path: Path) ->
     assert not (tmp_path / "work" / "cells").exists()  # nothing was looked up
 
 
+def test_draws_that_were_answered_together_come_out_exactly(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"methods": ["pt", "lora"], "shots": [2], "draws": 4}
+    workbench = bench(tmp_path, **changes)
+    Sweep(workbench, ResultsFile(tmp_path / "r.jsonl"), 32).run(Local(workbench, Claims(workbench.store.claims), 32))
+    found = {(line["method"], line["target"], line["draw"]): line for line in lines(tmp_path / "r.jsonl")}
+    for target in ("find-target", "infer-target"):
+        # Draw 0 judges the trials in a training of its own; the others train, and answer, together.
+        assert "answered_with" not in found["pt", target, 0]["settings"]
+        company = [[target, found["pt", target, 1]["settings"]["answered_with"][0][1], draw, 0] for draw in (1, 2, 3)]
+        assert all(found["pt", target, draw]["settings"]["answered_with"] == company for draw in (1, 2, 3))
+        assert "answered_with" not in found["lora", target, 1]["settings"]
+        line = found["pt", target, 2]
+        again = run_again(recorded_cell(tmp_path / "r.jsonl", line["id"]), tiny(), tmp_path / "other", None)
+        assert again.exact, again.differences
+
+
 def test_a_line_that_was_changed_is_found_out(recorded: Path, tmp_path: Path) -> None:
     line = next(line for line in lines(recorded) if line["method"] == "zero-shot")
     line["metrics"]["accuracy"][0] += 1.0

@@ -78,7 +78,7 @@ def test_a_line_says_what_was_tried_and_what_it_cost(swept: tuple[Workbench, Pat
 
 def test_a_finished_sweep_computes_nothing(swept: tuple[Workbench, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     workbench, folder = swept
-    monkeypatch.setattr(units, "score_cell", forbidden)
+    monkeypatch.setattr(units, "answer_cells", forbidden)
     monkeypatch.setattr(trainings, "adapt", forbidden)
     before = (folder / "results.jsonl").read_bytes()
     run(workbench, folder / "results.jsonl")
@@ -167,8 +167,8 @@ def test_selection_never_touches_test_records(shots: Any, tmp_path: Path, monkey
     watched = Watched(data.splits)
     workbench._targets["find-target"] = TaskData(data.task, data.role, watched, data.licence)
     asked: list[int] = []
-    real = units.score_cell
-    monkeypatch.setattr(units, "score_cell", lambda *a: (asked.append(watched.asked), real(*a))[1])
+    real = units.answer_cells
+    monkeypatch.setattr(units, "answer_cells", lambda *a: (asked.append(watched.asked), real(*a))[1])
     sweep.run(Local(workbench, Claims(workbench.store.claims), 32))
     described = asked[0]
     assert described <= 2  # to name the test set in the results file, before anything is trained

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+import torch
 from torch import Tensor
 
 from clinprompt.adapters.files import bank_of
@@ -13,10 +14,10 @@ from clinprompt.backbone.model import Backbone
 from clinprompt.backbone.presets import PromptPosition
 from clinprompt.errors import TaskError
 from clinprompt.evaluation.decoding import Decoder
-from clinprompt.evaluation.predict import DEFAULT_ANSWER_LIMIT, answer_records, as_bank, predict
+from clinprompt.evaluation.predict import DEFAULT_ANSWER_LIMIT, answer_records, answer_rows, as_bank, predict
 from clinprompt.methods.in_context import InContext
 from clinprompt.prompts.artifact import Card, Metaprompt, TaskPrompt, require_backbone
-from clinprompt.prompts.bank import Bank
+from clinprompt.prompts.bank import Bank, DirectBank
 from clinprompt.records import Record
 from clinprompt.tasks.codec import Prediction
 from clinprompt.tasks.definition import TaskDefinition
@@ -70,6 +71,30 @@ class Answerer:
         return lambda records: answer_records(
             decoder, codec, self.task, records, self.limit, in_context=self.in_context
         )
+
+
+def answers_together(
+    answerers: Sequence[Answerer], records: Sequence[Record], progress: Callable[[int, int], None] | None = None
+) -> list[list[Prediction]]:
+    """What each of several soft prompts of one task says about the records: their examples share batches, and the
+    answers are those of each alone (to rounding).
+
+    Raises ValueError if they differ in more than their prompts.
+    """
+    first = answerers[0]
+    prompts = [answerer.prompt for answerer in answerers if isinstance(answerer.prompt, Tensor)]
+    alike = all(a.backbone is first.backbone and _asks(a) == _asks(first) for a in answerers)
+    if len(prompts) < len(answerers) or not alike or first.in_context:
+        raise ValueError("only soft prompts that are asked the same way can share batches")
+    decoder = Decoder(first.backbone, DirectBank(torch.stack(prompts)).to(first.backbone.device), first.position)
+    codec = task_codec(first.backbone, first.task, len(prompts[0]), first.reserve, first.window)
+    rows = range(len(answerers))
+    return answer_rows(decoder, codec, first.task, records, rows, first.limit, progress)
+
+
+def _asks(answerer: Answerer) -> tuple[object, ...]:
+    """All that decides how an answerer asks, besides its prompt."""
+    return (answerer.task, answerer.position, answerer.limit, answerer.reserve, answerer.window)
 
 
 def of_task(backbone: Backbone, artifact: TaskPrompt, task: TaskDefinition | None = None) -> Answerer:

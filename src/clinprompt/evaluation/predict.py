@@ -68,14 +68,32 @@ def answer_records(
 
     With `in_context` solved examples stand before every question.
     """
+    return answer_rows(decoder, codec, task, records, [0], limit, progress, in_context)[0]
+
+
+def answer_rows(
+    decoder: Decoder,
+    codec: Codec,
+    task: TaskDefinition,
+    records: Sequence[Record],
+    rows: Sequence[int],
+    limit: int,
+    progress: Callable[[int, int], None] | None = None,
+    in_context: InContext | None = None,
+) -> list[list[Prediction]]:
+    """What each of these rows says about the records, as `answer_records`: rows share batches, not answers."""
     hidden = [blind(task, record) for record in records]
     rendered = [codec.render(record) for record in hidden]
     flat = [example for examples in rendered for example in examples]
     asked = in_context.before(flat) if in_context else flat
-    outputs = iter(answer(decoder, asked, [0] * len(asked), limit, progress))
+    owners = [row for row in rows for _ in asked]
+    outputs = iter(answer(decoder, asked * len(rows), owners, limit, progress))
     return [
-        codec.parse(record, examples, [next(outputs) for _ in examples])
-        for record, examples in zip(hidden, rendered, strict=True)
+        [
+            codec.parse(record, examples, [next(outputs) for _ in examples])
+            for record, examples in zip(hidden, rendered, strict=True)
+        ]
+        for _ in rows
     ]
 
 
@@ -87,7 +105,9 @@ def answer(
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Output]:
     """What the backbone says to each example under its row's prompt: chosen where there are choices, else generated."""
-    encoded = encode(decoder.backbone, [e.source for e in examples], None, decoder.position)
+    distinct = {id(e): e.source for e in examples}  # asked under several prompts, an example is encoded once
+    ids = dict(zip(distinct, encode(decoder.backbone, list(distinct.values()), None, decoder.position), strict=True))
+    encoded = [ids[id(e)] for e in examples]
     outputs = [Output("")] * len(examples)
     closed = [i for i, e in enumerate(examples) if e.choices]
     open_ = [i for i, e in enumerate(examples) if not e.choices]

@@ -19,7 +19,7 @@ from clinprompt.experiments.protocol import parse_protocol
 from clinprompt.experiments.results import Cell
 from clinprompt.experiments.store import ResultsFile, Store
 from clinprompt.experiments.trainings import Row, Trained, train_together
-from clinprompt.experiments.units import choose, score_cell
+from clinprompt.experiments.units import answer_cells, choose, score_cell
 from clinprompt.experiments.workbench import Workbench
 from clinprompt.methods.registry import find_method
 
@@ -98,7 +98,10 @@ def _compute(bench: Workbench, group: Group, cell: CellPlan, recorded: Cell, pro
             f"cell {cell.id}: the trials were judged otherwise than recorded (trial {choice.chosen} won), and its row "
             "was not trained. Processor, threads or PyTorch may be others than in the line's `machine`."
         )
-    return score_cell(bench, spec, cell, choice, trained[row], progress)
+    company = [Row(*found) for found in recorded.settings.get("answered_with", [])] or [row]
+    cells = [cell] * len(company)
+    answers = answer_cells(bench, spec, cells, [trained[each] for each in company], company, progress)
+    return score_cell(bench, spec, cell, choice, trained[row], answers=answers[company.index(row)])
 
 
 class _NoSelections(Store):

@@ -1,6 +1,6 @@
 """Running a unit: try the trials, choose one on validation data, train the other runs with it, score on test.
 
-Test records are read by `score_cell` and by nothing before it.
+Test records are read by `answer_cells` and by nothing before it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from clinprompt.errors import TrainingError
-from clinprompt.evaluation.answerer import Answerer, in_context, of_task, zero_shot
+from clinprompt.evaluation.answerer import Answerer, answers_together, in_context, of_task, zero_shot
 from clinprompt.experiments.cells import CellPlan, Group, Unit
 from clinprompt.experiments.claims import Claims
 from clinprompt.experiments.energy import EnergyMeter
@@ -26,6 +26,7 @@ from clinprompt.experiments.results import Cell, Trial
 from clinprompt.experiments.trainings import Cost, Row, Trained, forget, train
 from clinprompt.experiments.workbench import Workbench
 from clinprompt.methods.registry import MethodSpec
+from clinprompt.tasks.codec import Prediction
 from clinprompt.version import __version__
 
 Progress = Callable[[str, int, int, float], None]  # what, done, total, loss
@@ -103,10 +104,15 @@ def _run(
     todo = [(group, cell) for group, cells in pending for cell in cells]
     rest = [_row(cell, choices[group.selection]) for group, cell in todo]
     trained = tuned | trainer.train([row for row in trainer.companions(rest) if row not in tuned])
-    for (group, cell), row in zip(todo, rest, strict=True):
-        choice = choices[group.selection]
-        line = score_cell(bench, spec, cell, choice, _with_tuning(row, trained, choice, group), progress)
-        _finish(bench, annotated(bench, line) if isinstance(bench, MultitaskBench) else line, finished)
+    for part in in_company([trained[row] for row in rest], [row.target for row in rest]):
+        cells = [todo[i][1] for i in part]
+        company = [rest[i] for i in part]
+        answers = answer_cells(bench, spec, cells, [trained[row] for row in company], company, progress)
+        for index, found in zip(part, answers, strict=True):
+            (group, cell), row = todo[index], rest[index]
+            choice = choices[group.selection]
+            line = score_cell(bench, spec, cell, choice, _with_tuning(row, trained, choice, group), answers=found)
+            _finish(bench, annotated(bench, line) if isinstance(bench, MultitaskBench) else line, finished)
     forget(bench, {group.selection: group.selection for group, _ in pending})
 
 
@@ -191,6 +197,66 @@ def choose(bench: Workbench, group: Group, tuned: dict[Row, Trained]) -> Choice:
     return Choice.from_json(bench.store.keep_selection(group.selection, choice.as_json()))
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a cell says about the test records, and its share of what answering cost. `company`: the rows whose answers
+    shared batches with it, itself among them; empty if it was alone."""
+
+    predictions: Sequence[Prediction]
+    seconds: float
+    joules: float | None
+    company: tuple[Row, ...] = ()
+    in_context: dict[str, float | int] | None = None
+
+    def noted(self) -> dict[str, Any]:
+        """What of it belongs into a line's settings."""
+        found: dict[str, Any] = {"in_context": self.in_context} if self.in_context else {}
+        return found | ({"answered_with": [row.as_list() for row in self.company]} if self.company else {})
+
+
+def in_company(trained: Sequence[Trained], targets: Sequence[str]) -> list[list[int]]:
+    """Which of these rows are answered together: soft prompts of one target that come from one training (so that the
+    trainings a line names are enough to compute it again)."""
+    parts: dict[Any, list[int]] = {}
+    for index, (one, target) in enumerate(zip(trained, targets, strict=True)):
+        key = index if one.file.is_adapter else (target, one.rows)
+        parts.setdefault(key, []).append(index)
+    return list(parts.values())
+
+
+def answer_cells(
+    bench: Workbench,
+    spec: MethodSpec,
+    cells: Sequence[CellPlan],
+    trained: Sequence[Trained | None],
+    rows: Sequence[Row],
+    progress: Progress | None = None,
+) -> list[Answers]:
+    """Answer the test records of one target, for several cells in shared batches; `rows` are those of the cells."""
+    target, shown = cells[0].target, progress
+    gold = bench.test_records(target)
+    answerers = [_answerer(bench, spec, cell, one) for cell, one in zip(cells, trained, strict=True)]
+    told = (lambda done, total: shown(f"test of {target}", done, total, math.nan)) if shown else None
+    began, meter = time.monotonic(), EnergyMeter()
+    if len(cells) == 1:
+        found = [answerers[0].answers(gold, told)]
+    else:
+        found = answers_together(answerers, gold, told)
+    seconds, joules = (time.monotonic() - began) / len(cells), meter.joules()
+    shown_examples = answerers[0].in_context
+    company = tuple(rows) if len(cells) > 1 else ()
+    return [
+        Answers(
+            predictions,
+            seconds,
+            None if joules is None else joules / len(cells),
+            company,
+            shown_examples.summary() if shown_examples else None,
+        )
+        for predictions in found
+    ]
+
+
 def score_cell(
     bench: Workbench,
     spec: MethodSpec,
@@ -198,20 +264,15 @@ def score_cell(
     choice: Choice | None,
     trained: Trained | None,
     progress: Progress | None = None,
+    answers: Answers | None = None,
 ) -> Cell:
-    """Answer the target's test records and make the cell's line."""
-    data = bench.target(cell.target)
-    gold = bench.test_records(cell.target)
-    answers = _answerer(bench, spec, cell, trained)
-    began, meter = time.monotonic(), EnergyMeter()
-    shown = progress
-    predictions = answers.answers(
-        gold, (lambda done, total: shown(f"test of {cell.target}", done, total, math.nan)) if shown else None
-    )
-    seconds, joules = time.monotonic() - began, meter.joules()
+    """Answer the target's test records, unless these are the `answers`, and make the cell's line."""
+    answers = answers or answer_cells(bench, spec, [cell], [trained], (), progress)[0]
+    data, gold = bench.target(cell.target), bench.test_records(cell.target)
+    joules, settings = answers.joules, _settings(bench, cell.method, choice, trained)
     cost = trained.cost if trained else Cost(joules=0.0)
     stored = trained.file.tensors.values() if trained and cell.shots != 0 else ()
-    metaprompt, examples = bench.metaprompt(spec, cell.seed), answers.in_context
+    metaprompt = bench.metaprompt(spec, cell.seed)
     return Cell(
         id=cell.id,
         suite=bench.suite,
@@ -221,7 +282,7 @@ def score_cell(
         shots=cell.shots,
         draw=cell.draw,
         seed=cell.seed,
-        **scored(data.task, gold, predictions),
+        **scored(data.task, gold, answers.predictions),
         n_all=bench.available(cell.target),
         trials=choice.trials if choice else (),
         chosen=dict(spec.grid[choice.chosen]) if choice and spec.grid else {},
@@ -230,13 +291,12 @@ def score_cell(
         stored_bytes=sum(t.numel() * t.element_size() for t in stored),
         flops=cost.flops,
         train_seconds=round(cost.seconds, 3),
-        predict_seconds=round(seconds, 3),
+        predict_seconds=round(answers.seconds, 3),
         joules=None if joules is None or cost.joules is None else round(joules + cost.joules, 1),
         backbone=bench.backbone.name,
         fingerprint=bench.backbone.fingerprint,
         metaprompt=metaprompt.digest if metaprompt else "",
-        settings=_settings(bench, cell.method, choice, trained)
-        | ({"in_context": examples.summary()} if examples else {}),
+        settings=settings | answers.noted(),
         library=__version__,
         machine=machine(),
     )
