@@ -57,7 +57,7 @@ def offline(backbone: Backbone, files: dict[str, TaskPrompt], documents: list[di
 
 
 def wait_until_ready(address: str, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 300
+    until = time.monotonic() + 3 * PATIENCE
     while time.monotonic() < until and process.poll() is None:
         try:
             if httpx.get(f"{address}/ready").status_code == 200:
