@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 import torch
+from fastapi.testclient import TestClient
 
 from clinprompt.backbone.encoding import encode
 from clinprompt.backbone.model import Backbone, load_backbone
@@ -29,12 +35,16 @@ from clinprompt.prompts.artifact import (
     save_task,
 )
 from clinprompt.serving import bake as baking
+from clinprompt.serving.app import create_app
 from clinprompt.serving.baked import open_baked
 from clinprompt.serving.engine import Question, Sampling
 from clinprompt.serving.predicting import answer, ask
+from clinprompt.serving.service import Service
+from clinprompt.serving.transformers_engine import TransformersEngine
 from clinprompt.serving.vllm_engine import VllmEngine, connect
-from clinprompt.serving.vllm_server import PYTHON_VARIABLE, VllmServer, start
+from clinprompt.serving.vllm_server import PYTHON_VARIABLE, VllmServer, free_port, start
 from clinprompt.tasks.definition import TaskDefinition
+from tests.serving.world import wait_until
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 HITS, QUERIES = "vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total"
@@ -70,7 +80,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     chosen = [*meta.names[:10], "long"]
     baking.bake([place / f"{name}.safetensors" for name in chosen], place / "model", backbone="embedded")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-    server = start(place / "model", extra=("--enforce-eager", "--max-num-seqs", "64"), log=place / "vllm.log")
+    server = start(
+        place / "model", extra=("--enforce-eager", "--max-num-seqs", "64"), log=place / "vllm.log", seconds=1500
+    )
     try:
         yield World(backbone, server, place / "model", {name: files[name] for name in [*chosen, meta.names[10]]})
     finally:
@@ -186,6 +198,75 @@ def test_new_tokens_are_not_said_whatever_the_temperature(world: World) -> None:
         await engine.close()
 
     asyncio.run(main())
+
+
+def test_labels_by_guided_choice(world: World) -> None:
+    """A client that knows nothing of us: the engine likens choices by itself, this one lets vLLM hold it to them."""
+
+    async def main() -> None:
+        engine, baked = await opened(world), open_baked(world.folder)
+        choices = ["yes", "no", "maybe"]
+        for name in baked.manifest.names[:4]:
+            request = {"model": engine._served, "prompt": baked.ids(name, "Text: gout.\nAnswer:"), "temperature": 0}
+            guided = {"add_special_tokens": False, "max_tokens": 8, "structured_outputs": {"choice": choices}}
+            said = await engine.client.complete(request | guided)
+            assert world.backbone.tokenizer.decode(said.ids, skip_special_tokens=True) in choices
+        await engine.close()
+
+    asyncio.run(main())
+
+
+COMPARED = {"bc5cdr": False, "long": True, "pubmedqa": False}
+"""Tasks of the served folder, and whether their entities are asked for as copies of the text."""
+
+
+def test_the_serve_command_over_vllm_answers_as_in_process(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    for name in COMPARED:
+        shutil.copyfile(world.folder.parent / f"{name}.safetensors", folder / f"{name}.safetensors")
+    bodies = {
+        name: {"constrained": copied, "documents": [{"text": note, "question": "Is it so?"} for note in notes(3)]}
+        for name, copied in COMPARED.items()
+    }
+    with TestClient(create_app(Service.of_folder(folder, TransformersEngine(world.backbone)))) as client:
+        expected = {name: client.post(f"/v1/tasks/{name}/predict", json=body).json() for name, body in bodies.items()}
+    port = free_port()
+    command = [sys.executable, "-m", "clinprompt", "serve", "--tasks", str(folder), "--port", str(port), "--no-teach"]
+    command += ["--engine", "vllm", "--baked", str(world.folder), "--url", world.server.url, "--timeout", "600"]
+    with (tmp_path / "serve.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            wait_until(lambda: ready(port), 600)
+            for name, body in bodies.items():
+                address = f"http://127.0.0.1:{port}/v1/tasks/{name}/predict"
+                compare(httpx.post(address, json=body, timeout=600).json(), expected[name])
+        finally:
+            process.terminate()
+            process.wait(60)
+    assert any(one["entities"] for one in expected["long"]["answers"])  # copies were there to be compared
+    assert not any(one["ungrounded"] for one in expected["long"]["answers"])
+
+
+def ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/ready", timeout=30).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def compare(found: Any, expected: Any) -> None:
+    """The same answers, numbers within 1e-3."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key in expected.keys() - {"request"}:
+            compare(found[key], expected[key])
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            compare(one, other)
+    else:
+        assert found == (pytest.approx(expected, abs=1e-3) if isinstance(expected, float) else expected)
 
 
 def test_a_task_is_added_while_the_server_runs(world: World) -> None:
