@@ -15,13 +15,15 @@ from clinprompt.experiments.cells import CellPlan, Group
 from clinprompt.experiments.claims import Claims
 from clinprompt.experiments.lines import machine
 from clinprompt.experiments.metaprompts import Progress, metaprompt_jobs, run_job
+from clinprompt.experiments.multitask_bench import MultitaskBench, multitask_bench
+from clinprompt.experiments.multitask_protocol import parse_multitask_protocol
+from clinprompt.experiments.multitask_trainings import annotated, train_adapters
 from clinprompt.experiments.protocol import parse_protocol
 from clinprompt.experiments.results import Cell
 from clinprompt.experiments.store import ResultsFile, Store
 from clinprompt.experiments.trainings import Row, Trained, train_together
 from clinprompt.experiments.units import answer_cells, choose, score_cell
 from clinprompt.experiments.workbench import Workbench
-from clinprompt.methods.registry import find_method
 
 COMPARED = ("metrics", "per_example", "errors", "test_set", "trials", "chosen", "metaprompt", "trainable")
 """Fields that must come out the same, to the last digit; times and energy are measured anew."""
@@ -58,10 +60,11 @@ def run_again(
 ) -> Reproduction:
     """Learn (unless it is in `work`), train and score a cell as its line says, and compare.
 
-    Trials are trained and judged again. Raises TrainingError when the data or the backbone are not those of the line.
+    Trials are trained and judged again; those of a multi-task comparison unless they are in `work`. Raises
+    TrainingError when the data or the backbone are not those of the line.
     """
     torch.set_num_threads(int(recorded.settings["threads"]))
-    bench = Workbench(parse_protocol(recorded.settings["protocol"], recorded.id), backbone, Store(work), data_dir)
+    bench = _bench(recorded, backbone, Store(work), data_dir)
     group, cell = _find(bench, recorded)
     claims = Claims(bench.store.claims)
     with claims.beating():
@@ -76,21 +79,32 @@ def run_again(
     return Reproduction(recorded, found, differences, tuple(_remarks(recorded, backbone)))
 
 
+def _bench(recorded: Cell, backbone: Backbone, store: Store, data_dir: Path | None) -> Workbench:
+    if "multitask" in recorded.settings:
+        plan = parse_multitask_protocol(recorded.settings["multitask"], recorded.id)
+        return multitask_bench(plan, backbone, store, data_dir)
+    return Workbench(parse_protocol(recorded.settings["protocol"], recorded.id), backbone, store, data_dir)
+
+
 def _compute(bench: Workbench, group: Group, cell: CellPlan, recorded: Cell, progress: Progress | None) -> Cell:
-    spec = find_method(cell.method)
+    spec = bench.spec(cell.method)
     if not spec.trains:
         return score_cell(bench, spec, cell, None, None, progress)
     trained: dict[Row, Trained] = {}
     shown = progress
-    for rows in recorded.settings["trainings"]:
+    for listed in recorded.settings["trainings"]:
+        rows = tuple(Row(*row) for row in listed)
+        if isinstance(bench, MultitaskBench):
+            trained |= train_adapters(bench, cell.method, rows, progress)
+            continue
         trained |= train_together(
             bench,
             spec,
             cell.shots,
-            tuple(Row(*row) for row in rows),
+            rows,
             progress=(lambda done, total, loss: shown(group.name, done, total, loss)) if shown else None,
         )
-    fresh = Workbench(bench.protocol, bench.backbone, _NoSelections(bench.store.work), bench.data_dir)
+    fresh = replace(bench, store=_NoSelections(bench.store.work))
     choice = choose(fresh, group, trained)
     row = Row(cell.target, choice.chosen, cell.draw, cell.seed)
     if row not in trained:
@@ -101,7 +115,8 @@ def _compute(bench: Workbench, group: Group, cell: CellPlan, recorded: Cell, pro
     company = [Row(*found) for found in recorded.settings.get("answered_with", [])] or [row]
     cells = [cell] * len(company)
     answers = answer_cells(bench, spec, cells, [trained[each] for each in company], company, progress)
-    return score_cell(bench, spec, cell, choice, trained[row], answers=answers[company.index(row)])
+    line = score_cell(bench, spec, cell, choice, trained[row], answers=answers[company.index(row)])
+    return annotated(bench, line) if isinstance(bench, MultitaskBench) else line
 
 
 class _NoSelections(Store):
