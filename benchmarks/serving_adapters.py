@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from benchmarks.serving_traffic import Ask, plain_ids
@@ -41,6 +42,12 @@ def _one(backbone: Backbone, folder: Path, seed: int, rank: int) -> Path:
     )
     export_lora(TaskPrompt(tensors, card), folder, backbone)
     return folder
+
+
+def folder_bytes(folder: Path) -> dict[str, int]:
+    """Of an adapter: its tensors, and its files with what stands beside them."""
+    values = sum(t.numel() * t.element_size() for t in load_file(folder / "adapter_model.safetensors").values())
+    return {"values": values, "files": sum(path.stat().st_size for path in folder.iterdir())}
 
 
 class _FirstToken(StoppingCriteria):  # type: ignore[misc]

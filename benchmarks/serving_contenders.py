@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks import serving_traffic as traffic
-from benchmarks.serving_adapters import Peft, random_adapters
+from benchmarks.serving_adapters import Peft, folder_bytes, random_adapters
 from benchmarks.serving_tasks import random_tasks
 from clinprompt.backbone.model import Backbone, load_backbone, model_folder
 from clinprompt.prompts.artifact import TaskPrompt
@@ -214,11 +214,3 @@ def _run_side(given: argparse.Namespace, place: Path, job: dict[str, Any]) -> di
 def _prompt_bytes(place: Path, file: TaskPrompt) -> dict[str, int]:
     values = file.prompt.numel() * file.prompt.element_size()
     return {"values": values, "files": (place / f"{file.task.name}.safetensors").stat().st_size}
-
-
-def folder_bytes(folder: Path) -> dict[str, int]:
-    """Of an adapter: its tensors, and its files with what stands beside them."""
-    from safetensors.torch import load_file
-
-    values = sum(t.numel() * t.element_size() for t in load_file(folder / "adapter_model.safetensors").values())
-    return {"values": values, "files": sum(path.stat().st_size for path in folder.iterdir())}

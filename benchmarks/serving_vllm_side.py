@@ -14,7 +14,7 @@ from typing import Any
 
 
 def main(job_file: str, result_file: str) -> None:
-    from vllm import LLM
+    from vllm import LLM  # type: ignore[import-not-found]
 
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     began = time.perf_counter()
@@ -77,19 +77,19 @@ def run_pass(engine: Any, job: dict[str, Any], asked: list[dict[str, Any]], adde
 
 
 def _add(engine: Any, added: str) -> float:
-    from vllm.lora.request import LoRARequest
+    from vllm.lora.request import LoRARequest  # type: ignore[import-not-found]
 
     began = time.perf_counter()
     if added == "weights":
         engine.collective_rpc("reload_weights")
-        engine.reset_prefix_cache()
+        engine.reset_prefix_cache(reset_running_requests=True)
     elif added:
         engine.add_lora(LoRARequest("added", 1000, added))
     return time.perf_counter() - began
 
 
 def _lora(job: dict[str, Any], number: int | None) -> Any:
-    from vllm.lora.request import LoRARequest
+    from vllm.lora.request import LoRARequest  # type: ignore[import-not-found]
 
     return None if number is None else LoRARequest(f"task-{number}", number + 1, job["loras"][number])
 
