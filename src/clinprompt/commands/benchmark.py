@@ -65,6 +65,14 @@ def benchmark(
             min=1, help="Tuning budget: settings tried per method.", rich_help_panel=PROTOCOL, show_default="3"
         ),
     ] = None,
+    choose_on: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose validation records judge the trials: target, or sources (once for all targets).",
+            rich_help_panel=PROTOCOL,
+            show_default="target",
+        ),
+    ] = None,
     train: Annotated[
         int | None,
         typer.Option(min=1, help="Training records of `full`.", rich_help_panel=PROTOCOL, show_default="400"),
@@ -143,11 +151,13 @@ def benchmark(
     overrides: dict[str, Any] = {"suite": suite, "seeds": seeds, "trials": trials, "limits": limits, "steps": steps}
     protocol: Protocol | MultitaskProtocol
     if multitask:
-        _check_multitask({"--shots": shots, "--draws": draws, "--few-shot-methods": few_shot_methods})
+        own = {"--shots": shots, "--draws": draws, "--few-shot-methods": few_shot_methods, "--choose-on": choose_on}
+        _check_multitask(own)
         overrides |= {"methods": _multitask_methods(methods), "tasks": _names(targets)}
         protocol = load_multitask_protocol(config, overrides)
     else:
         overrides |= {"methods": _methods(methods), "targets": _names(targets), "draws": draws}
+        overrides |= {"choose_on": choose_on}
         overrides |= {"few_shot_methods": _names(few_shot_methods), "shots": shots_of(shots) if shots else None}
         protocol = load_protocol(config, overrides)
     setup = Setup(

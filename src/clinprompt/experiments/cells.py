@@ -46,6 +46,9 @@ class Group:
 
     `targets` is one task, or all tasks of a suite where they share one trained P*. `pool` are the runs that judge the
     trials; `selection` is the identity of that choice. Nothing is chosen where there is nothing to try.
+
+    `judges`: source tasks on which the trials are tried instead of the targets, in a choice (`chooser`) that groups of
+    all targets share.
     """
 
     method: str
@@ -54,6 +57,18 @@ class Group:
     pool: tuple[Run, ...]
     selection: str
     cells: tuple[CellPlan, ...]
+    judges: tuple[str, ...] = ()
+    chooser: str = ""
+
+    @property
+    def judged_on(self) -> tuple[str, ...]:
+        """The tasks whose validation records judge the trials."""
+        return self.judges or self.targets
+
+    @property
+    def choice(self) -> str:
+        """Identity under which the choice is stored."""
+        return self.chooser or self.selection
 
     @property
     def name(self) -> str:

@@ -82,12 +82,13 @@ def estimate(sweep: Sweep, rate: float | None) -> SweepEstimate:
         rate = calibrate(bench.backbone, full[names[0]].train, bench.prompt_length()) if names else 1.0
     answering = {name: _seconds_of_test(bench, name, full[name]) for name in names}
     found: dict[str, list[MethodEstimate]] = {}
-    memory = 0
+    memory, choosers = 0, set[str]()
     for group in left:
         if isinstance(bench, MultitaskBench):
             part, needed = together(bench, group, rate, answering)
         else:
-            part, needed = _group(bench, group, rate, answering)
+            part, needed = _group(bench, group, rate, answering, choosing=group.chooser not in choosers)
+            choosers.add(group.chooser)
         found.setdefault(group.method, []).append(part)
         memory = max(memory, needed)
     jobs = metaprompt_jobs(bench, left)
@@ -105,19 +106,27 @@ def estimate(sweep: Sweep, rate: float | None) -> SweepEstimate:
     )
 
 
-def _group(bench: Workbench, group: Group, rate: float, answering: dict[str, float]) -> tuple[MethodEstimate, int]:
+def _group(
+    bench: Workbench, group: Group, rate: float, answering: dict[str, float], *, choosing: bool
+) -> tuple[MethodEstimate, int]:
+    """A method on its targets; `choosing`: with the trials on sources, where they are to be tried and groups share
+    them."""
     spec = bench.spec(group.method)
     cells = [cell for cell in group.cells if not bench.store.has_cell(cell.id)]
     answers = sum(answering[cell.target] for cell in cells)
     if not spec.trains:
         return MethodEstimate(group.method, len(cells), 0, 0, 0.0, 0.0, answers), 0
-    trials = bench.trials_of(spec, group.shots) if group.pool else 1
     tokens, flops, rows, memory = 0, 0.0, 0, 0
-    shape = _metaprompt_shape(bench, spec)
+    shape, tried = _metaprompt_shape(bench, spec), bench.trials_of(spec, group.shots) * len(set(group.pool))
+    pool = set() if group.judges else set(group.pool)
+    trainings = {}
     for name in group.targets:
         runs = {cell.run for cell in cells if cell.target == name}
-        count = len(set(group.pool)) * trials + len(runs - set(group.pool))
-        settings = bench.settings(group.method, group.shots, 0, *min(runs | set(group.pool)))
+        trainings[name] = (tried if pool else 0) + len(runs - pool), min(runs | pool)
+    if group.judges and choosing and bench.store.selection(group.chooser) is None:
+        trainings |= dict.fromkeys(group.judges, (tried, group.pool[0]))
+    for name, (count, run) in trainings.items():
+        settings = bench.settings(group.method, group.shots, 0, *run)
         method = settings.method or "mpt"
         length = taken(bench.backbone, settings, method, bench.prompt_length())
         examples = [bench.examples(name, settings)]

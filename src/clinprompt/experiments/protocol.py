@@ -62,6 +62,12 @@ class Protocol(BaseModel):
         ge=1,
         description="runs (draws, or seeds) per target and shots that judge the trials; others train the chosen one",
     )
+    choose_on: Literal["target", "sources"] = Field(
+        default="target",
+        description="whose validation records judge the trials: the target's; or those of some source tasks, on which "
+        "the trials are then trained, once for all targets",
+    )
+    choose_sources: int = Field(default=3, ge=1, description="how many sources, with choose_on: sources")
     limits: Limits = Limits()
     target_limits: dict[str, dict[Literal["train", "validation", "test"], int]] = Field(
         default_factory=dict,

@@ -34,14 +34,16 @@ Progress = Callable[[str, int, int, float], None]  # what, done, total, loss
 
 @dataclass(frozen=True)
 class Choice:
-    """The trials of a group with their mean validation losses, which one was chosen, and in which trainings."""
+    """The trials of a group with their mean validation losses, which one was chosen, and in which trainings. `cost`:
+    FLOPs and seconds of a choice that groups share; else its cells carry them."""
 
     trials: tuple[Trial, ...]
     chosen: int
     trainings: tuple[tuple[Row, ...], ...]
+    cost: dict[str, float] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        return {
+        return ({"cost": self.cost} if self.cost else {}) | {
             "trials": [trial.model_dump(mode="json") for trial in self.trials],
             "chosen": self.chosen,
             "trainings": [[row.as_list() for row in rows] for rows in self.trainings],
@@ -50,7 +52,8 @@ class Choice:
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> Choice:
         trials = tuple(Trial.model_validate(trial) for trial in found["trials"])
-        return cls(trials, found["chosen"], tuple(tuple(Row(*r) for r in rows) for rows in found["trainings"]))
+        trainings = tuple(tuple(Row(*r) for r in rows) for rows in found["trainings"])
+        return cls(trials, found["chosen"], trainings, found.get("cost"))
 
 
 def run_unit(
@@ -113,7 +116,7 @@ def _run(
             choice = choices[group.selection]
             line = score_cell(bench, spec, cell, choice, _with_tuning(row, trained, choice, group), answers=found)
             _finish(bench, annotated(bench, line) if isinstance(bench, MultitaskBench) else line, finished)
-    forget(bench, {group.selection: group.selection for group, _ in pending})
+    forget(bench, {name: name for group, _ in pending for name in (group.selection, group.choice)})
 
 
 @dataclass(frozen=True)
@@ -127,16 +130,18 @@ class _Trainer:
     progress: Progress | None
 
     def tuned(self) -> dict[Row, Trained]:
-        """Every trial on every run of the pool, for groups that have something to choose."""
+        """Every trial on every run of the pool, for groups that have something to choose: a choice that groups share
+        only until it is made."""
         trials = range(self.bench.trials_of(self.spec, self.groups[0].shots))
-        wanted = [
-            Row(target, trial, *run)
+        wanted = dict.fromkeys(
+            Row(name, trial, *run)
             for group in self.groups
+            if not (group.chooser and self.bench.store.selection(group.chooser))
             for run in group.pool
             for trial in trials
-            for target in group.targets
-        ]
-        return self.train(wanted)
+            for name in group.judged_on
+        )
+        return self.train(list(wanted))
 
     def companions(self, rows: Sequence[Row]) -> list[Row]:
         """Rows with all targets that share their P*."""
@@ -148,7 +153,8 @@ class _Trainer:
     def train(self, rows: Sequence[Row]) -> dict[Row, Trained]:
         if isinstance(self.bench, MultitaskBench):
             return train_adapters(self.bench, self.spec.name, rows, self.progress)
-        selections = {target: group.selection for group in self.groups for target in group.targets}
+        selections = {name: group.choice for group in self.groups for name in group.judged_on}
+        selections |= {target: group.selection for group in self.groups for target in group.targets}
         shown = self.progress
         name = self.groups[0].name if len(self.groups) == 1 else f"{self.spec.name} {len(self.groups)} targets"
         return train(
@@ -163,7 +169,7 @@ class _Trainer:
 
 
 def choose(bench: Workbench, group: Group, tuned: dict[Row, Trained]) -> Choice:
-    """The trial with the lowest mean validation loss over the pool's runs (and the group's targets).
+    """The trial with the lowest mean validation loss over the pool's runs (and the group's targets, or its judges).
 
     A trial that lost its way in one run (no finite loss) is not chosen. Raises TrainingError if all did.
     """
@@ -171,30 +177,31 @@ def choose(bench: Workbench, group: Group, tuned: dict[Row, Trained]) -> Choice:
     grid = [dict(changes) for changes in spec.grid[: bench.trials_of(spec, group.shots)]]
     if not group.pool:
         return Choice((), 0, ())
-    stored = bench.store.selection(group.selection)
+    stored = bench.store.selection(group.choice)
     if stored is not None:
         return Choice.from_json(stored)
     means = [
-        sum(tuned[Row(target, trial, *run)].loss for run in group.pool for target in group.targets)
-        / (len(group.pool) * len(group.targets))
+        sum(tuned[Row(name, trial, *run)].loss for run in group.pool for name in group.judged_on)
+        / (len(group.pool) * len(group.judged_on))
         for trial in range(len(grid))
     ]
     finite = [trial for trial, mean in enumerate(means) if math.isfinite(mean)]
     if not finite:
         raise TrainingError(f"{group.name}: no trial of the grid has a validation loss; are there validation records?")
-    on = f"validation loss of {', '.join(group.targets)}, mean over {len(group.pool)} runs"
+    whose = ("the sources " if group.judges else "") + ", ".join(group.judged_on)
+    on = f"validation loss of {whose}, mean over {len(group.pool)} runs"
     trials = tuple(
         Trial(values=changes, score=round(mean, 6) if math.isfinite(mean) else None, on=on)
         for changes, mean in zip(grid, means, strict=True)
     )
-    trainings = dict.fromkeys(
-        tuned[Row(target, trial, *run)].rows
-        for target in group.targets
-        for run in group.pool
-        for trial in range(len(grid))
-    )
-    choice = Choice(trials, min(finite, key=lambda trial: means[trial]), tuple(trainings))
-    return Choice.from_json(bench.store.keep_selection(group.selection, choice.as_json()))
+    tried = [
+        tuned[Row(name, trial, *run)] for name in group.judged_on for run in group.pool for trial in range(len(grid))
+    ]
+    whole = sum((one.cost for one in tried), Cost(joules=0.0))
+    cost = {"flops": whole.flops, "seconds": round(whole.seconds, 3)} if group.judges else None
+    trainings = tuple(dict.fromkeys(one.rows for one in tried))
+    choice = Choice(trials, min(finite, key=lambda trial: means[trial]), trainings, cost)
+    return Choice.from_json(bench.store.keep_selection(group.choice, choice.as_json()))
 
 
 @dataclass(frozen=True)
@@ -324,6 +331,7 @@ def _settings(bench: Workbench, method: str, choice: Choice | None, trained: Tra
     return {
         **bench.described(method),
         "trainings": [[row.as_list() for row in rows] for rows in trainings],
+        **({"choosing": choice.cost} if choice and choice.cost else {}),
         "threads": torch.get_num_threads(),
         "device": bench.backbone.device.type,
     }
@@ -334,9 +342,10 @@ def _row(cell: CellPlan, choice: Choice) -> Row:
 
 
 def _with_tuning(row: Row, trained: dict[Row, Trained], choice: Choice, group: Group) -> Trained:
-    """A row that carries the cost of all trials of its run; runs outside the pool tried one."""
+    """A row that carries the cost of all trials of its run; runs outside the pool, and those whose trials were tried
+    on sources, tried one."""
     own = trained[row]
-    if row.run not in group.pool:
+    if row.run not in group.pool or group.judges:
         return own
     whole = [trained[replace(row, trial=trial)].cost for trial in range(len(choice.trials))]
     return replace(own, cost=replace(sum(whole[1:], whole[0]), trainable=own.cost.trainable))

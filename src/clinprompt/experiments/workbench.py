@@ -13,6 +13,7 @@ from clinprompt.backbone.encoding import Encoded
 from clinprompt.backbone.model import Backbone
 from clinprompt.errors import TaskError, TrainingError, unknown_name
 from clinprompt.experiments.cells import FORMAT, CellPlan, Group, digest_of, records_digest
+from clinprompt.experiments.held_out import judging
 from clinprompt.experiments.protocol import FULL, Protocol, Shots
 from clinprompt.experiments.store import Store
 from clinprompt.methods.registry import MethodSpec, find_method
@@ -44,6 +45,7 @@ class Workbench:
     _targets: dict[str, TaskData] = field(default_factory=dict)
     _digests: dict[str, dict[str, Any]] = field(default_factory=dict)
     _sources: list[SourceTask] | None = None
+    _judges: dict[str, SourceTask] = field(default_factory=dict)
     _metaprompts: dict[str, Metaprompt] = field(default_factory=dict)
     _examples: dict[tuple[Any, ...], TaskExamples] = field(default_factory=dict)
     _available: dict[str, int] = field(default_factory=dict)
@@ -109,8 +111,19 @@ class Workbench:
         return self._sources
 
     def trainee(self, name: str) -> SourceTask:
-        """A target as training sees it: its test records are not in it."""
-        return source_task(self.target(name))
+        """A target as training sees it: its test records are not in it. A source that judges trials: what metaprompts
+        have not seen of it."""
+        return self._judges[name] if name in self._judges else source_task(self.target(name))
+
+    def judges(self, shots: Shots) -> tuple[str, ...]:
+        """The sources that judge trials with this number of shots; none if the targets do."""
+        if self.protocol.choose_on == "target":
+            return ()
+        learn = self.protocol.learn_settings(find_method("mpt"), self.backbone.preset, 0)
+        names = {task_definition(reference).name for reference in members(self.protocol.suite, "target")}
+        found = judging(self.sources(), names, learn, shots, self.protocol.choose_sources)
+        self._judges |= {source.task.name: source for source in found}
+        return tuple(source.task.name for source in found)
 
     # -- settings -----------------------------------------------------------------------------------------------------
 
@@ -166,8 +179,10 @@ class Workbench:
         return [self._group(spec, tuple(names) if _shares(spec) else (target,), shots)]
 
     def claimed(self, group: Group, cells: Sequence[CellPlan]) -> set[str]:
-        """What no other worker may compute while these cells of a group are."""
-        return {group.selection, *(cell.id for cell in cells)}
+        """What no other worker may compute while these cells of a group are: a choice that targets share only until
+        it is made."""
+        chooser = {group.chooser} if group.chooser and self.store.selection(group.chooser) is None else set()
+        return {group.selection, *chooser, *(cell.id for cell in cells)}
 
     def metaprompt_key(self, spec: MethodSpec, seed: int) -> str:
         """Identity of the metaprompt a method needs at a seed: its folder in the store."""
@@ -195,14 +210,15 @@ class Workbench:
     def _group(self, spec: MethodSpec, names: tuple[str, ...], shots: Shots) -> Group:
         runs, trials = self.protocol.runs(spec, shots), self.trials_of(spec, shots)
         pool = tuple(runs[: self.protocol.tuning_runs]) if trials > 1 else ()
-        if pool:
+        judges = self.judges(shots) if pool else ()
+        if pool and not judges:
             for name in names:
                 self._require_validation(name)
         described = [
             self.settings(spec.name, shots, trial).model_dump(mode="json", exclude=DECIDES_NOTHING)
             for trial in range(trials)
         ]
-        identity = {
+        identity: dict[str, Any] = {
             "format": FORMAT,
             "library": __version__,
             "backbone": self.backbone.fingerprint,
@@ -214,13 +230,17 @@ class Workbench:
             "pool": pool,
             "learn": self._learning(spec) if spec.needs_metaprompt else None,
         }
+        chooser = ""
+        if judges:
+            identity["choose_on"] = [self._judge_digest(name) for name in judges]
+            chooser = digest_of({key: value for key, value in identity.items() if key != "targets"})
         selection = digest_of(identity)
         cells = tuple(
             CellPlan(spec.name, name, shots, draw, seed, self._cell_id(selection, name, draw, seed))
             for name in names
             for draw, seed in runs
         )
-        return Group(spec.name, names, shots, pool, selection, cells)
+        return Group(spec.name, names, shots, pool, selection, cells, judges, chooser)
 
     def _cell_id(self, selection: str, name: str, draw: int, seed: int) -> str:
         test = self._digest(name, "test")
@@ -260,8 +280,11 @@ class Workbench:
             self._digests[key] = {"name": name, **found}
         return self._digests[key]
 
-    def _source_digest(self, source: SourceTask) -> dict[str, Any]:
-        key = f"{source.task.name}/source"
+    def _judge_digest(self, name: str) -> dict[str, Any]:
+        return self._source_digest(self._judges[name], "judge")
+
+    def _source_digest(self, source: SourceTask, part: str = "source") -> dict[str, Any]:
+        key = f"{source.task.name}/{part}"
         if key not in self._digests:
             self._digests[key] = {
                 "name": source.task.name,
