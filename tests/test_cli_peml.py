@@ -58,6 +58,21 @@ def test_a_search_is_trained_on_and_its_architecture_taken_back(tmp_path: Path) 
     assert json.loads(run("predict", file, note))["task"] == "find-problems"
 
 
+def test_a_network_produces_a_metaprompt_and_is_gone(tmp_path: Path) -> None:
+    place, out, file = cli_workspace.make(tmp_path / "corpora"), tmp_path / "run", tmp_path / "network.yaml"
+    file.write_text("operations: [norm]\nwidth: 8\n")
+    asked = ("learn", place / "suite.yaml", "--backbone", "tiny", "--method", "mpt-generated", "--architecture", file)
+    small = ("--prompt-length", 4, "--teacher-steps", 2, "--steps", 2, "--limit", 4)
+    plan = run_json(*asked, *small, "--out", out, "--dry-run", "--flops-per-second", "1e9")
+    found = run_json(*asked, *small, "--out", out)
+    assert plan["trained_parameters"] > found["parameters"]  # the file holds P*, not the network
+    card = run_json("inspect", out / "metaprompt.safetensors", "--task", "infer")["card"]
+    assert card["settings"]["architecture"]["operations"] == ["norm"]
+    steps = ("--steps", 2, "--shots", 4, "--score", 0, "--out", tmp_path / "task.safetensors")
+    run_json("adapt", out / "metaprompt.safetensors", place / "find.yaml", *steps)
+    assert "leave out --extend" in error(*asked[:4], "--out", out, "--method", "mpt-generated", "--extend", "x")
+
+
 def test_what_a_method_cannot_use_is_refused(tmp_path: Path) -> None:
     place, file = cli_workspace.make(tmp_path), tmp_path / "network.yaml"
     file.write_text("operations: [norm]\n")

@@ -30,6 +30,7 @@ from clinprompt.experiments.store import ResultsFile, Store, read_json
 from clinprompt.experiments.sweep import Local, Sweep
 from clinprompt.experiments.trainings import Row
 from clinprompt.methods.registry import MULTITASK
+from clinprompt.training.multitask import learn_multitask
 from clinprompt.training.search import SearchSettings
 from tests.experiments.workspace import make
 from tests.models import byte_tokenizer, tiny
@@ -144,7 +145,7 @@ def test_rows_with_one_training_share_it_and_more_seeds_leave_the_old_alone(
 ) -> None:
     folder = swept[1]
     seen: list[int] = []
-    real = multitask_trainings.learn_multitask
+    real = learn_multitask
 
     def spied(backbone: Any, sources: Any, settings: Any, *args: Any, **named: Any) -> Any:
         seen.append(settings.seed)

@@ -58,7 +58,9 @@ def prefix_bank(backbone: Backbone, prompts: Tensor) -> PrefixBank:
     """
     if backbone.kind == "seq2seq":
         raise BackboneError(
-            f"{backbone.name}: prefix tuning is made for decoder models here. Use lora, pt or mpt with this one."
+            f"{backbone.name}: a prefix (prefix, lora+prefix, peml, search) is made for decoder models here; an "
+            "encoder-decoder would need one for each of its three kinds of attention. Use lora, a multi-task adapter "
+            "without prefix, pt or mpt with this one."
         )
     cache = PrefixCache(backbone)
     rows = [cache.states(prompt, "front") for prompt in prompts.to(backbone.device)]
