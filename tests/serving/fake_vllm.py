@@ -14,13 +14,15 @@ from transformers import AutoModelForCausalLM
 
 
 class FakeVllm(httpx.AsyncBaseTransport):
-    """`asked`: every request. `fails`: statuses (or exceptions) to answer with first. `hold`: answers wait for it."""
+    """`asked`: every request. `fails`: statuses (or exceptions) to answer with first. `hold`: answers wait for it.
+    `forgets`: whether it resets its prefix cache when it is told to."""
 
     def __init__(self, folder: Path, *, longest: int = 1024) -> None:
         self.folder, self.longest = folder, longest
         self.asked: list[tuple[str, Any]] = []
         self.fails: list[int | Exception] = []
         self.hold: asyncio.Event | None = None
+        self.forgets = True
         self.load()
 
     def load(self) -> None:
@@ -45,8 +47,8 @@ class FakeVllm(httpx.AsyncBaseTransport):
             case "/collective_rpc" if body == {"method": "reload_weights"}:
                 self.load()
                 return httpx.Response(200)
-            case "/reset_prefix_cache":
-                return httpx.Response(200)
+            case "/reset_prefix_cache" if request.url.query == b"reset_running_requests=true":
+                return httpx.Response(200, json={"success": self.forgets})
         return httpx.Response(404)
 
     def _complete(self, body: dict[str, Any]) -> httpx.Response:

@@ -286,3 +286,29 @@ def test_a_task_is_added_while_the_server_runs(world: World) -> None:
         await engine.close()
 
     asyncio.run(main())
+
+
+def test_a_task_replaced_under_load_is_not_read_from_the_cache_of_its_former_rows(world: World) -> None:
+    """The third version gets the rows of the first, whose keys and values are cached; answers under way hold blocks."""
+
+    async def main() -> None:
+        engine = await opened(world)
+        table, source = world.backbone.model.get_input_embeddings().weight, "Text: She has gout.\nAnswer:"
+        busy = await engine.add("long", world.files["long"])
+        rows = []
+        for seed in range(3):
+            picked = torch.randint(100, len(table), (LONG,), generator=torch.Generator().manual_seed(100 + seed))
+            file = TaskPrompt({"prompt": table[picked].clone()}, world.files["long"].card)
+            going = [asyncio.create_task(engine.answer(Question(busy, f"Text: {n}.", limit=200))) for n in range(4)]
+            await asyncio.sleep(1)
+            new = await engine.add("changing", file)
+            said = await engine.answer(Question(new, source, limit=12))
+            save_task(file, world.folder.parent / "changing.safetensors")
+            expected = world.backbone.tokenizer.decode(soft(world, "changing", source, 12), skip_special_tokens=True)
+            assert said.text == expected.strip()
+            assert all(one.pieces[-1].finish for one in await asyncio.gather(*going))
+            rows.append(open_baked(world.folder).manifest.task("changing").ids)
+        assert rows[0] == rows[2] != rows[1]
+        await engine.close()
+
+    asyncio.run(main())

@@ -106,6 +106,18 @@ def test_sampled_requests_forbid_the_new_tokens(place: Path) -> None:
     run(main())
 
 
+def test_a_server_that_keeps_its_cache_is_not_asked_about_new_tasks(place: Path, tmp_path: Path) -> None:
+    async def main() -> None:
+        baking.bake([place / "tasks" / "one.safetensors"], tmp_path / "baked", backbone=str(place / "base"))
+        engine, server = await engines(tmp_path, reloads=True)
+        server.forgets = False
+        with pytest.raises(EngineClosed, match="former tasks"):
+            await engine.add("two", load_task(place / "tasks" / "two.safetensors"))
+        assert "two" not in engine.tasks()
+
+    run(main())
+
+
 def test_copied_entities_are_asked_for_by_a_grammar(place: Path) -> None:
     async def main() -> None:
         engine, server = await engines(place)

@@ -120,9 +120,17 @@ class VllmClient:
         return found
 
     async def reload(self) -> None:
-        """Read the weights anew and forget cached prefixes; only a server in development mode does it."""
+        """Read the weights anew and forget cached prefixes; only a server in development mode does it.
+
+        Answers under way are begun again inside the server (none is lost): while they hold parts of the cache, vLLM
+        would keep all of it, and a task whose rows were another's before would be read as that other one.
+        """
         await self._ask("POST", "/collective_rpc", {"method": "reload_weights"})
-        await self._ask("POST", "/reset_prefix_cache")
+        done = await self._ask("POST", "/reset_prefix_cache?reset_running_requests=true")
+        if done is not None and not done.get("success", True):
+            raise EngineClosed(
+                f"the vLLM server at {self.url} does not forget what it read of former tasks. Start it again."
+            )
 
     async def close(self) -> None:
         await self._http.aclose()
