@@ -127,3 +127,11 @@ def test_targets_without_the_other_method_are_left_out() -> None:
     cells += [made.cell("scinli", "lora", 0.5, n=5)]
     (found,) = compare(laid(cells), ["pt", "lora"], on_targets=False)
     assert found.other == "pt" and found.targets == ("e3c",) and math.isnan(found.mean.low)
+
+
+def test_one_place_under_two_protocols_is_refused() -> None:
+    first = made.cell("e3c", "mpt", 0.5)
+    second = first.model_copy(update={"id": "another"})
+    with pytest.raises(ResultsError, match=rf"mpt on e3c .*two protocols: cells {first.id} and another"):
+        laid([first, second])
+    assert laid([first, made.cell("e3c", "mpt", 0.5, seed=1)]).missing == ()

@@ -182,7 +182,7 @@ def lay_out(
     results: Results, *, backbone: str | None = None, suite: str | None = None, reference: str | None = None
 ) -> Board:
     """The board of some results. Raises ResultsError if there are no cells, if they come from several backbones or
-    suites and none was chosen, or if what was chosen is not there."""
+    suites and none was chosen, if what was chosen is not there, or if one place has cells of several protocols."""
     chosen = _choose(list(results.cells), "backbone", backbone)
     chosen = _choose(chosen, "suite", suite)
     methods = list(dict.fromkeys(cell.method for cell in chosen))
@@ -191,6 +191,7 @@ def lay_out(
     elif reference not in methods:
         raise ResultsError("--reference", None, unknown_name("method", reference, methods))
     _same_test_sets(chosen)
+    _one_protocol(chosen)
     return Board(results, tuple(chosen), reference)
 
 
@@ -219,6 +220,21 @@ def _same_test_sets(cells: Sequence[Cell]) -> None:
                 f"cells of {cell.target} were scored on different test records or by different metrics "
                 f"({_scored(seen[cell.target])}; {_scored(now)}, cell {cell.id}).",
                 "Report them separately, or run the benchmark again with one limit.",
+            )
+
+
+def _one_protocol(cells: Sequence[Cell]) -> None:
+    """One place, one cell: a run under other settings is no further run of its method."""
+    places: dict[CellKey, Cell] = {}
+    for cell in cells:
+        first = places.setdefault(cell.key, cell)
+        if first.id != cell.id:
+            raise ResultsError(
+                "report",
+                None,
+                f"{cell.method} on {cell.target} ({cell.shots} shots, draw {cell.draw}, seed {cell.seed}) stands there "
+                f"under two protocols: cells {first.id} and {cell.id}.",
+                "An --out file keeps the lines of earlier settings: remove those, or report their files separately.",
             )
 
 
