@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,12 @@ def save_tasks(
     return paths
 
 
-def soft_answers(backbone: Backbone, prompt: torch.Tensor, position: str, limit: int = 12) -> list[list[int]]:
+def soft_answers(
+    backbone: Backbone, prompt: torch.Tensor, position: str, limit: int = 12, sources: Sequence[str] = SOURCES
+) -> list[list[int]]:
     """Greedy tokens under a soft prompt, by the library's own decoder."""
     decoder = Decoder(backbone, prompt[None], position)  # type: ignore[arg-type]
-    examples = encode(backbone, SOURCES, None, position)  # type: ignore[arg-type]
+    examples = encode(backbone, sources, None, position)  # type: ignore[arg-type]
     return [decoder._generate_chunk([example], [0], limit)[0] for example in examples]
 
 

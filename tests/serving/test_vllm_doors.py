@@ -23,10 +23,16 @@ from clinprompt.prompts.artifact import TaskPrompt, load_task, save_task
 from clinprompt.serving import prompt_embeds
 from clinprompt.serving.bake_adapters import export_adapters
 from clinprompt.serving.vllm_server import PYTHON_VARIABLE, VllmServer, free_port, launch
-from tests.serving.baking import SOURCES, save_tasks, soft_answers
+from tests.serving.baking import save_tasks, soft_answers
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 LIMIT = 12
+# No cue at their ends, so that the text goes on and there are many tokens to compare.
+SOURCES = (
+    "Text: She takes 5 mg of aspirin daily; none of it",
+    "The patient was seen in clinic for follow-up of",
+    "Mutations of this gene are associated with",
+)
 
 
 @dataclass
@@ -86,24 +92,23 @@ def test_prompt_embeds_are_token_for_token_the_soft_prompts(doors: Doors) -> Non
     opened = prompt_embeds.open_embeds(doors.embeds)
     answers = set()
     for name, file in doors.prompts.items():
-        expected = soft_answers(doors.backbone, file.prompt, file.card.position, LIMIT)
+        expected = soft_answers(doors.backbone, file.prompt, file.card.position, LIMIT, SOURCES)
         for source, ids in zip(SOURCES, expected, strict=True):
             assert doors.ask(model="base", **opened.request(name, source)) == ids
             answers.add(tuple(ids))
-    assert len(answers) >= 4  # worth comparing
+    assert len(answers) >= 4 and sum(map(len, answers)) >= 40  # worth comparing
 
 
 def test_lora_files_as_adapters_say_what_they_say_in_process(doors: Doors) -> None:
-    answers = set()
+    answers: set[tuple[int, ...]] = set()
     for name, bank in doors.banks.items():
         for source in SOURCES:
             ids = encode(doors.backbone, [source], None, "start")[0].ids.tolist()
             request = {"prompt": ids, "add_special_tokens": False, "max_tokens": LIMIT, "temperature": 0}
             found = doors.ask(model=name, **request)
             assert found == adapted(doors.backbone, bank, ids)
-            assert found != doors.ask(model="base", **request)
-            answers.add(tuple(found))
-    assert len(answers) >= 4
+            answers |= {tuple(found), tuple(doors.ask(model="base", **request))}
+    assert len(answers) >= 6 and sum(map(len, answers)) >= 40  # the base model and both adapters say different things
 
 
 def adapted(backbone: Backbone, bank: LoraBank, ids: list[int]) -> list[int]:
