@@ -21,7 +21,7 @@ from clinprompt.experiments.store import read_json, write_json
 from clinprompt.experiments.trainings import Cost, Row, Trained
 from clinprompt.planning import body_parameters, plan_multitask, plan_search
 from clinprompt.prompts.multitask import MultitaskAdapter, load_multitask
-from clinprompt.training.multitask import FILE, learn_multitask
+from clinprompt.training.multitask import CHECKPOINT, FILE, learn_multitask
 from clinprompt.training.search import search, search_examples
 
 Progress = Callable[[str, int, int, float], None]
@@ -75,6 +75,7 @@ def learn_once(bench: MultitaskBench, name: str, trial: int, seed: int, progress
     losses = tuple(learned.fit.validation.tolist())
     kept = [None if math.isnan(loss) else loss for loss in losses]
     write_json(folder / "line.json", {"losses": kept, "cost": asdict(cost)})
+    (folder / CHECKPOINT).unlink(missing_ok=True)
     return Learned(learned.adapter, losses, cost)
 
 

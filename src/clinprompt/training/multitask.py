@@ -31,7 +31,7 @@ from clinprompt.training.processes import Processes
 from clinprompt.training.sampling import TaskSampler
 from clinprompt.training.settings import LoopSettings
 
-FILE = "multitask.safetensors"
+FILE, CHECKPOINT = "multitask.safetensors", "multitask.checkpoint.safetensors"
 
 
 class MultitaskSettings(BaseModel):
@@ -89,7 +89,7 @@ def learn_multitask(
         backbone,
         multitask_problem(bank, examples, settings),
         settings.loop,
-        checkpoint=folder / "multitask.checkpoint.safetensors",
+        checkpoint=folder / CHECKPOINT,
         run=run,
         processes=processes,
         progress=progress,
