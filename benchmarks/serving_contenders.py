@@ -181,7 +181,7 @@ def _on_vllm(given: argparse.Namespace, place: Path, made: Made) -> dict[str, An
     }
     began = time.perf_counter()
     if before is not None:
-        before()  # what is written into the files does not touch the engine before it reads them again
+        before()  # the rows of the task that is added; the engine is told to read its files again while it answers
     seconds = time.perf_counter() - began
     found = _run_side(given, place, job)
     for one in (*found["passes"], *found["alone"], found["adding"]):
