@@ -199,6 +199,8 @@ def test_files_come_and_go_over_http_and_each_task_has_its_name(tmp_path: Path) 
             return [task["name"] for task in found["tasks"]]
 
         assert served() == ["suite.find", "suite.infer", "suite.sum", "summary"]
+        parts = client.get("/v1/tasks").json()["tasks"][:3]
+        assert len({part["digest"] for part in parts}) == 1 and parts[0]["digest"]  # what clients tell versions by
         sent = {"documents": [{"text": note(1).text, "hypothesis": "She has gout."}]}
         both = client.post("/v1/tasks/suite.find,suite.infer,summary/predict", json=sent)
         assert both.status_code == 200 and len(both.json()["answers"]) == 3

@@ -106,6 +106,12 @@ def test_a_wrong_method_is_told_all_that_the_address_takes(client: TestClient, a
     assert (found.status_code, found.headers["Allow"]) == (405, methods)
 
 
+def test_json_under_another_name_is_told_the_header(client: TestClient) -> None:
+    for sent in ({"content": b'{"documents": ["x"]}'}, {"data": {"documents": "x"}}, {}):
+        found = client.post("/v1/tasks/entities/predict", **sent)
+        assert found.status_code == 422 and "Content-Type: application/json" in found.json()["error"]["message"]
+
+
 def test_not_json(client: TestClient) -> None:
     headers = {"Content-Type": "application/json"}
     for content in (b"{", b"\xff\xfe", b"[" * 100_000, b'{"documents": [' + b"1" * 5000 + b"]}"):

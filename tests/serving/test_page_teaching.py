@@ -246,13 +246,13 @@ CALLS += ["No new problems", "He reports nausea", "Nothing to report", "He has a
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_label_is_taught_to_the_embedded_model_and_its_file_loads(browser: Any, tmp_path: Path) -> None:
     """Ten notes, the model of the package, its metaprompt; the file answers the library as it answers the page."""
     (tmp_path / "tasks").mkdir()
     backbone = load_backbone("embedded")
-    with running(
-        Service.of_folder(tmp_path / "tasks", TransformersEngine(backbone)), TeachSettings(steps=40)
-    ) as served:
+    service = Service.of_folder(tmp_path / "tasks", TransformersEngine(backbone))
+    with running(service, TeachSettings(steps=15, folds=5)) as served:
         with watched(browser, served.url) as found:
             page = found.page
             start(found, "complaint", "labels", CALLS)
@@ -265,8 +265,8 @@ def test_a_label_is_taught_to_the_embedded_model_and_its_file_loads(browser: Any
             for number in range(1, 11):
                 page.check(f".notes > li:nth-child({number}) input[value={'no' if number % 2 else 'yes'}]")
             page.click("#learn")
-            page.wait_for_selector("#lesson >> text=answers now", timeout=550_000)
-            assert "on 10 notes" in found.text(".score")
+            page.wait_for_selector("#lesson >> text=answers now", timeout=900_000)
+            assert "on 10 notes; in 5 parts" in found.text(".score")
             with page.expect_download() as fetched:
                 page.click("#lesson >> text=Download the task file")
             page.click("#lesson >> text=Try it")

@@ -64,11 +64,11 @@ def test_it_names_every_operation_and_field_and_its_links_lead_somewhere(client:
             assert link[1:] in links.ids, link
         else:
             assert client.get(link).status_code == 200, link
-    said = unescape(text)
+    said = unescape(re.sub("</?code>", "", text))
     for path, methods in api["paths"].items():
         for method, operation in methods.items():
             assert f"{method.upper()} {path}" in said
-            assert " ".join(operation["description"].split()) in said, "every route says what it does"
+            assert " ".join(operation["description"].replace("`", "").split()) in said, "every route says what it does"
     for name, schema in api["components"]["schemas"].items():
         assert name in links.ids
         assert all(f"<code>{field}</code>" in text for field in schema.get("properties", ()))

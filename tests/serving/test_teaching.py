@@ -168,6 +168,14 @@ def test_every_note_is_scored_by_the_row_that_did_not_see_it(
     assert all(record not in plans[row] and len(plans[row]) == 4 for record, row in asked)
 
 
+def test_what_is_left_out_together_is_of_all_answers() -> None:
+    records = [Record(str(n), "x", question="?", answer="no" if n % 2 else "yes") for n in range(20)]
+    found = teaching.folds_of(records, 10)
+    for fold in range(10):
+        assert sorted(r.answer or "" for r, own in zip(records, found, strict=True) if own == fold) == ["no", "yes"]
+    assert sorted(teaching.folds_of(records[:7], 7)) == list(range(7))
+
+
 def test_cancelling_stops_the_lesson_and_serves_nothing(client: TestClient) -> None:
     begun = client.post("/v1/teach", json=lesson(steps=5_000)).json()
     second = client.post("/v1/teach", json=lesson(name="other"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from clinprompt.errors import ArtifactError, unknown_name
-from clinprompt.prompts.artifact import Card, TaskPrompt, load_verified
+from clinprompt.prompts.artifact import ADAPTERS, FAMILY, Card, TaskPrompt, load_verified
 from clinprompt.prompts.files import tensor_digest, write_atomically
 
 
@@ -63,6 +63,8 @@ def save_multitask(adapter: MultitaskAdapter, path: Path) -> MultitaskAdapter:
 def load_multitask(path: Path) -> MultitaskAdapter:
     """Read and verify the file. Raises ArtifactError for other, damaged or inconsistent files."""
     tensors, card = load_verified(path, "multitask")
+    if card.method not in (*ADAPTERS, *FAMILY):
+        raise ArtifactError(f"{path}: its card names the method {card.method!r}, which is no adapter of several tasks.")
     own = tuple(f".{part}" for part in card.adapter.get("per_task", ()))
     for name, values in tensors.items():
         if name.endswith(own) and (values.ndim == 0 or len(values) != len(card.tasks)):

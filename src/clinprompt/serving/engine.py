@@ -17,6 +17,7 @@ from typing import Literal, Protocol, TypeVar
 from clinprompt.errors import ClinpromptError
 from clinprompt.evaluation.predict import DEFAULT_ANSWER_LIMIT
 from clinprompt.prompts.artifact import TaskPrompt
+from clinprompt.prompts.multitask import TaskOfSeveral
 from clinprompt.tasks.codec import Codec
 from clinprompt.tasks.definition import TaskDefinition
 
@@ -67,7 +68,9 @@ class ServedTask:
 
     @property
     def digest(self) -> str:
-        """Identity of the values of its file."""
+        """Identity of the values of its file; of a part of an adapter, the whole adapter's."""
+        if isinstance(self.file, TaskOfSeveral) and self.file.whole is not None:
+            return self.file.whole.card.digest
         return self.file.card.digest
 
     @property

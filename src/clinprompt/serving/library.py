@@ -226,9 +226,10 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _check_name(name: str) -> None:
-    if not NAME.fullmatch(name):
+    if not NAME.fullmatch(name) or (name + SUFFIX).endswith(CHECKPOINT):
         raise ArtifactError(
-            "a served task's name (its file's name) has letters, digits, dot, dash, underscore; at most 100."
+            "a served task's name (its file's name) has letters, digits, dot, dash, underscore, at most 100, and does "
+            "not end in .checkpoint."
         )
 
 

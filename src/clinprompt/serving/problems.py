@@ -154,14 +154,20 @@ _PHRASES = {
 
 def _methods(request: Request) -> list[str]:
     """What the address of a request takes. Starlette's own header names the first route of a path only."""
-    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    return sorted({method for route in routes for method in getattr(route, "methods", None) or ()})
+
+    def takes(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return [method for method in ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT") if takes(method)]
 
 
 def _reason(error: Mapping[str, Any]) -> str:
     """Pydantic's sentence, which names types and limits; for JSON that cannot be read, the column alone."""
     if error["type"] == "json_invalid":
         return "not JSON."
+    if tuple(error["loc"]) == ("body",) and error["type"] in ("model_attributes_type", "missing"):
+        return "the body must be a JSON object, sent with `Content-Type: application/json`."
     return str(error["msg"]).removeprefix("Value error, ")
 
 

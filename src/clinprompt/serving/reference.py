@@ -7,6 +7,7 @@ but this server.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
@@ -81,7 +82,7 @@ def _anchor(method: str, path: str) -> str:
 
 def _operation(method: str, path: str, operation: Schema) -> str:
     parts = [f'<section class="card" id="{_anchor(method, path)}"><h3><code>{method} {escape(path)}</code></h3>']
-    parts.append(f"<p>{escape(' '.join(operation.get('description', '').split()))}</p>")
+    parts.append(f"<p>{_words(operation.get('description', ''))}</p>")
     if operation.get("parameters"):
         rows = [
             (f"<code>{escape(one['name'])}</code>", f"{escape(one['in'])}, {_type(one['schema'])}", _about(one))
@@ -95,7 +96,7 @@ def _operation(method: str, path: str, operation: Schema) -> str:
         (
             escape(status),
             ", ".join(_content(kind, one) for kind, one in found.get("content", {}).items()),
-            escape(found.get("description", "")),
+            _words(found.get("description", "").removeprefix("Successful Response")),
         )
         for status, found in sorted(operation["responses"].items())
     ]
@@ -114,7 +115,7 @@ def _content(kind: str, found: Schema) -> str:
 def _schema(name: str, schema: Schema) -> str:
     parts = [f'<section class="card" id="{escape(name, quote=True)}"><h3><code>{escape(name)}</code></h3>']
     if schema.get("description"):
-        parts.append(f"<p>{escape(' '.join(schema['description'].split()))}</p>")
+        parts.append(f"<p>{_words(schema['description'])}</p>")
     if "properties" not in schema:
         return "".join(parts) + f"<p>{_type(schema)}</p></section>"
     required = schema.get("required", ())
@@ -155,11 +156,18 @@ def _about(schema: Schema) -> str:
     if inner.get("default") not in (None, "", [], {}):
         found.append(f"default {json.dumps(inner['default'])}")
     found += [f"for example {json.dumps(example, ensure_ascii=False)}" for example in inner.get("examples", ())]
-    return escape("; ".join(part for part in found if part))
+    return _words("; ".join(part for part in found if part))
+
+
+def _words(text: str) -> str:
+    """A description as HTML: `names` in it as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(" ".join(text.split())))
 
 
 def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """`rows` are HTML already."""
+    """`rows` are HTML already; a last column without a word is left out."""
+    if not any(row[-1] for row in rows):
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
     top = "".join(f'<th scope="col">{head}</th>' for head in heads)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'

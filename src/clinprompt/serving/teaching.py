@@ -223,7 +223,11 @@ class Teacher:
             "loop.evaluate_every": 0,
         }
         settings = api.settings_for(AdaptSettings, self._backbone.preset, None, overrides)
-        kept = [records, *([r for i, r in enumerate(records) if i % folds != fold] for fold in range(folds))]
+        left_out = folds_of(records, folds) if folds else []
+        kept = [
+            records,
+            *([r for r, own in zip(records, left_out, strict=True) if own != fold] for fold in range(folds)),
+        ]
         plans = [Plan(SourceTask(task, part), settings) for part in kept]
 
         def told(step: int, _: int, loss: float) -> None:
@@ -254,7 +258,8 @@ class Teacher:
         hidden = [blind(task, record) for record in records]
         rendered = [codec.render(record) for record in hidden]
         flat = [example for examples in rendered for example in examples]
-        rows = [1 + number % folds for number, examples in enumerate(rendered) for _ in examples]
+        left_out = folds_of(records, folds)
+        rows = [1 + fold for fold, examples in zip(left_out, rendered, strict=True) for _ in examples]
         decoder = Decoder(self._backbone, prompts, card.position, token_budget=2048)
         limit = max(file.card.answer_limit[0] for file in found.tasks)
         outputs = iter(answer(decoder, flat, rows, limit, lambda *_: self._give_way(going)))
@@ -274,6 +279,19 @@ class Teacher:
             time.sleep(0.01)
         if going.stop.is_set():
             raise _Stop
+
+
+def folds_of(records: Sequence[Record], folds: int) -> list[int]:
+    """The fold of each record, in which it is left out: as equal in size and in answers as can be.
+
+    Dealt out answer by answer: were all notes of one fold of one label, the row that leaves them out would learn that
+    this label is rare.
+    """
+    order = sorted(range(len(records)), key=lambda place: records[place].answer or "")
+    found = [0] * len(records)
+    for turn, place in enumerate(order):
+        found[place] = turn % folds
+    return found
 
 
 def metaprompt_for(backbone: Backbone, folder: Path, given: Sequence[Path] = ()) -> Metaprompt | None:

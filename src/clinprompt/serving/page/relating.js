@@ -17,8 +17,8 @@ export class Relater {
     this.to = this.choice("To");
     this.button = el("button", { type: "button", class: "plain relate", on: { click: () => this.relate() } }, "Relate");
     this.list = el("ul", { class: "marks", "aria-label": "Relations" });
-    this.node = el("div", { class: "relating", role: "group", "aria-label": "Relations of this note" },
-      el("div", { class: "row" }, [this.from, this.type, this.to].flatMap((one) => [one.label, one.select]), this.button), this.list);
+    this.row = el("div", { class: "row" }, [this.from, this.type, this.to].flatMap((one) => [one.label, one.select]), this.button);
+    this.node = el("div", { class: "relating", role: "group", "aria-label": "Relations of this note" }, this.row, this.list);
   }
 
   choice(name) {
@@ -38,7 +38,7 @@ export class Relater {
     options(this.from.select, places, marks.indexOf(from));
     options(this.to.select, places, marks.indexOf(to));
     options(this.type.select, names.map((name) => [name, name]), Math.max(0, names.indexOf(this.type.select.value)));
-    this.button.disabled = marks.length < 2 || !names.length;
+    this.row.hidden = marks.length < 2 || !names.length;
     this.list.replaceChildren(...this.pairs.map((pair) => el("li", { style: { "--own": `var(--hue-${this.hue(pair)})` } }, this.told(pair),
       el("button", { type: "button", class: "plain small", "aria-label": `Remove ${this.told(pair)}`, on: { click: () => this.remove(pair) } }, "×"))));
   }

@@ -17,7 +17,8 @@ export function teachPart(panel, page) {
   const asked = field("What is asked of each note", question);
   const rows = el("div", { class: "label-rows" });
   const relationRows = el("div", { class: "label-rows", id: "relation-rows" });
-  const labelled = el("div", {}, rows, el("p", {}, el("button", { type: "button", class: "plain", on: { click: () => addRow(rows).focus() } }, "Add a label")));
+  const another = el("button", { type: "button", class: "plain", on: { click: () => addRow(rows).focus() } });
+  const labelled = el("div", {}, rows, el("p", {}, another));
   const related = el("div", {}, relationRows, el("p", {}, el("button", { type: "button", class: "plain", on: { click: () => addRow(relationRows).focus() } }, "Add a relation")));
   const paste = el("textarea", { id: "teach-note", rows: 5, spellcheck: "false" });
   const notes = el("ol", { class: "notes" });
@@ -54,6 +55,7 @@ export function teachPart(panel, page) {
       el("button", { type: "button", class: "plain small", "aria-label": `Remove this ${what}`, on: { click: () => { if (box.children.length > 1) row.remove(); redraw(); } } }, "×"));
     input.addEventListener("change", redraw);
     box.append(row);
+    nameRows();
     return input;
   }
 
@@ -100,12 +102,19 @@ export function teachPart(panel, page) {
     note.node.replaceChildren(text, el("div", { class: "row", role: "radiogroup", "aria-label": "Label of this note" }, options), remove);
   }
 
+  /** What is labelled in relation tasks is an entity, whose label is its type. */
+  function nameRows() {
+    const type = kind() === "relations";
+    another.textContent = type ? "Add an entity type" : "Add a label";
+    for (const label of rows.querySelectorAll(".what")) label.textContent = type ? "Entity type" : "Label";
+  }
+
   function redraw() {
     labelled.hidden = kind() in WANTED;
     related.hidden = kind() !== "relations";
     asked.hidden = !["labels", "answer"].includes(kind());
     question.placeholder = kind() === "labels" ? QUESTION : "";
-    for (const label of rows.querySelectorAll(".what")) label.textContent = kind() === "relations" ? "Entity type" : "Label";
+    nameRows();
     held.forEach(draw);
     counted();
   }
