@@ -135,3 +135,17 @@ def test_one_place_under_two_protocols_is_refused() -> None:
     with pytest.raises(ResultsError, match=rf"mpt on e3c .*two protocols: cells {first.id} and another"):
         laid([first, second])
     assert laid([first, made.cell("e3c", "mpt", 0.5, seed=1)]).missing == ()
+
+
+def test_fewer_examples_never_stand_in_for_planned_ones() -> None:
+    cells = [
+        made.cell("e3c", "pt", 0.5),
+        made.cell("e3c", "mpt", 0.5, shots=5),
+        made.cell("e3c", "zero-shot", 0.3, shots=0),
+    ]
+    wanted = {(c.target, c.method, c.shots, c.draw, c.seed) for c in cells}
+    assert lay_out(Results(cells, planned=wanted)).shots_shown("mpt") == 5  # a plan without them
+    planned = lay_out(Results(cells, planned=wanted | {("e3c", "mpt", "full", 0, 0)}))
+    assert planned.shots_shown("mpt") == "full" and planned.runs("e3c", "mpt") == []
+    assert planned.shots_shown("zero-shot") == 0 and planned.main_methods == ("zero-shot", "pt")
+    assert planned.average("mpt", ("e3c",)) is None and compare(planned, ["pt", "zero-shot"]) == []

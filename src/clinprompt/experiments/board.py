@@ -83,11 +83,16 @@ class Board:
 
     @cached_property
     def main_methods(self) -> tuple[str, ...]:
-        return tuple(m for m in self.methods if not is_ablation(m) or m == self.reference)
+        """Those of the main table: no ablations but the reference, and none whose cells there are all missing."""
+        return tuple(m for m in self._shown if not is_ablation(m) or m == self.reference)
 
     @cached_property
     def ablations(self) -> tuple[str, ...]:
-        return tuple(m for m in self.methods if is_ablation(m) and m != self.reference)
+        return tuple(m for m in self._shown if is_ablation(m) and m != self.reference)
+
+    @cached_property
+    def _shown(self) -> tuple[str, ...]:
+        return tuple(m for m in self.methods if any(self.runs(target, m) for target in self.targets))
 
     @cached_property
     def main_shots(self) -> int | str:
@@ -95,8 +100,10 @@ class Board:
         return max((cell.shots for cell in self.cells), key=shots_order)
 
     def shots_shown(self, method: str) -> int | str:
-        """The main table's shots, or, for a method without them (the instruction alone), its own largest."""
+        """The main table's shots, or, for a method without them (the instruction alone), its own largest. Where the
+        main table's were planned for it, they are missing, and nothing stands in their place."""
         own = {cell.shots for cell in self.cells if cell.method == method}
+        own |= {key[2] for key in self.results.planned if key[1] == method}
         return self.main_shots if self.main_shots in own else max(own, key=shots_order)
 
     def runs(self, target: str, method: str, shots: int | str | None = None) -> list[Cell]:

@@ -97,7 +97,7 @@ def few_shot(board: Board) -> str | None:
     kinds = [kind for kind in TASK_TYPES if kind in board.types.values()]
     columns = min(len(kinds), 3)
     rows = math.ceil(len(kinds) / columns)
-    how = styles((*board.main_methods, *board.ablations), board.reference)
+    how = styles(tuple(dict.fromkeys((*board.main_methods, *board.ablations, *board.methods))), board.reference)
     with _canvas(3.1 * columns + 0.4, 2.5 * rows + 0.5, rows, columns) as (figure, axes):
         flat = [axis for row in axes for axis in row]
         for axis, kind in zip(flat, kinds, strict=False):
@@ -149,7 +149,7 @@ def parameters(board: Board) -> str | None:
     """Average score against trained numbers (log). Methods that train nothing are lines, as they have no place on a
     log axis. None if no method has a score on every target that the methods share."""
     targets = board.complete_targets(board.main_methods)
-    how = styles((*board.main_methods, *board.ablations), board.reference)
+    how = styles(tuple(dict.fromkeys((*board.main_methods, *board.ablations, *board.methods))), board.reference)
     places = []
     for method in board.main_methods:
         average = board.average(method, targets)
