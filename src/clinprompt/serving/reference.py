@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -40,7 +40,7 @@ def reference_page(description: Schema) -> str:
     parts.append(f'<nav aria-label="Contents"><ul class="plain-list">{"".join(_contents(tags, operations))}</ul></nav>')
     for tag in tags:
         parts.append(f"<h2>{escape(tag)}</h2>")
-        parts += [_operation(*rest) for own, *rest in operations if own == tag]
+        parts += [_operation(method, path, found) for own, method, path, found in operations if own == tag]
     parts.append('<h2 id="schemas">What is sent and answered</h2>')
     parts += [_schema(name, schema) for name, schema in sorted(description["components"]["schemas"].items())]
     return _HEAD + "\n".join(parts) + "</main></body></html>\n"
@@ -164,7 +164,7 @@ def _words(text: str) -> str:
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(" ".join(text.split())))
 
 
-def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """`rows` are HTML already; a last column without a word is left out."""
     if not any(row[-1] for row in rows):
         heads, rows = heads[:-1], [row[:-1] for row in rows]
