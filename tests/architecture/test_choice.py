@@ -114,3 +114,10 @@ def test_the_diagram_is_svg_with_the_cell_and_its_weights() -> None:
     assert "embeddings 7 × 9" in texts and "attention 0.70" in texts and "entropy 0.97 of 1" in texts
     bare = [node.text for node in ElementTree.fromstring(cell_svg(chosen)).iter() if node.tag.endswith("text")]
     assert bare == ["embeddings 7 × 9", "attention", "zero", "+ embeddings", "keys and values of every layer"]
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs" / "architectures").glob("*.yaml")))
+def test_architectures_of_the_repository_are_read_and_say_what_they_cost(path: Path) -> None:
+    found = load_architecture(path)
+    assert found.search["seconds"] > 0 and found.search["tasks"]
+    assert found.search["gap"] == pytest.approx(found.search["discrete_loss"] - found.search["relaxed_loss"], abs=2e-4)

@@ -25,7 +25,8 @@ from clinprompt.methods.registry import MethodSpec
 from clinprompt.task_lookup import load_task, task_definition
 from clinprompt.training.learn import SourceTask
 from clinprompt.training.multitask import MultitaskSettings
-from clinprompt.training.multitask_banks import multitask_parameters
+from clinprompt.training.multitask_banks import adapter_settings, multitask_parameters
+from clinprompt.training.multitask_joint import JointLoraSettings
 from clinprompt.training.search import SearchSettings
 from clinprompt.training.sizing import Sized, sized
 from clinprompt.version import __version__
@@ -48,8 +49,11 @@ class MultitaskBench(Workbench):
 
     def described(self, method: str) -> dict[str, Any]:
         """The comparison's protocol, and this row's adapter."""
-        size = self.sized(method)
-        facts = {"adapter": size.adapter, "budget": self.budget, "tasks": len(self.target_names())}
+        chosen = adapter_settings(self.contender(method).method, self.sized(method).adapter)
+        adapter = chosen.model_dump(mode="json")
+        if isinstance(chosen, JointLoraSettings):
+            adapter["length"] = chosen.positions
+        facts = {"adapter": adapter, "budget": self.budget, "tasks": len(self.target_names())}
         return {"multitask": self.plan.model_dump(mode="json", exclude_defaults=True), **facts}
 
     # -- methods ------------------------------------------------------------------------------------------------------

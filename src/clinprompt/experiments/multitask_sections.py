@@ -74,11 +74,10 @@ def _whole(cells: list[Cell]) -> dict[str, float]:
 
 def _size(adapter: dict[str, Any]) -> str:
     """What makes it large, in words."""
-    parts = [f"{key} {adapter[key]}" for key in ("rank", "length") if adapter.get(key) is not None]
     network = adapter.get("architecture")
-    if network:
-        parts.append(f"prefix of {network['length']} from {' → '.join(network['operations'])}")
-    return ", ".join(parts)
+    parts = [f"rank {adapter['rank']}"] if "rank" in adapter else []
+    parts += [f"prefix of {adapter['length']}"] if adapter.get("length") else []
+    return ", ".join(parts) + (f" from {' → '.join(network['operations'])}" if network else "")
 
 
 def _types(board: Board) -> Table:
