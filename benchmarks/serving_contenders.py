@@ -53,11 +53,19 @@ def contend(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _traffic(given: argparse.Namespace, backbone: Backbone, requests: int) -> list[list[traffic.Ask]]:
-    """The passes, then one that warms up, one asked one by one, and one during which a task is added."""
+    """The passes, then one that warms up, one asked one by one, and one during which a task is added.
+
+    `requests`: how many of a pass this contender gets; they are the first of those that all get.
+    """
     asked = traffic.passes(
-        backbone, count=given.passes + 3, requests=requests, tasks=given.tasks, tokens=given.text_tokens
+        backbone, count=given.passes + 3, requests=given.requests, tasks=given.tasks, tokens=given.text_tokens
     )
-    return [*asked[: given.passes], asked[-3][: 2 * given.tasks], asked[-2][: given.alone], asked[-1]]
+    return [
+        *(one[:requests] for one in asked[: given.passes]),
+        asked[-3][: 2 * given.tasks],
+        asked[-2][: given.alone],
+        asked[-1],
+    ]
 
 
 # --- in process ------------------------------------------------------------------------------------------------------
