@@ -274,11 +274,12 @@ def test_a_label_is_taught_to_the_embedded_model_and_its_file_loads(browser: Any
             with page.expect_response("**/v1/tasks/complaint/predict") as answered:
                 page.keyboard.press("Control+Enter")
             page.wait_for_selector("[aria-label=complaint] .bars")
-        said = answered.value.json()["answers"][0]
+            said = answered.value.json()["answers"][0]
+            content = Path(fetched.value.path()).read_bytes()
         with served.client() as client:
             losses = client.get(f"/v1/teach/{lesson_id(found)}").json()["losses"]
     assert sum(losses[-5:]) < sum(losses[:5])
-    (tmp_path / "copy.safetensors").write_bytes(Path(fetched.value.path()).read_bytes())
+    (tmp_path / "copy.safetensors").write_bytes(content)
     record = Record("0", "He has chest pain", question="Does he complain of something?")
     offline = api.predict(tmp_path / "copy.safetensors", [record], backbone=backbone)[0]
     assert offline.probabilities == pytest.approx(said["probabilities"], abs=1e-4)
