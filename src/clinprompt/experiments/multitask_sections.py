@@ -76,7 +76,8 @@ def _size(adapter: dict[str, Any]) -> str:
     """What makes it large, in words."""
     network = adapter.get("architecture")
     parts = [f"rank {adapter['rank']}"] if "rank" in adapter else []
-    parts += [f"prefix of {adapter['length']}"] if adapter.get("length") else []
+    length = adapter.get("length") or (network["length"] if network else None)
+    parts += [f"prefix of {length}"] if length else []
     return ", ".join(parts) + (f" from {' → '.join(network['operations'])}" if network else "")
 
 
