@@ -102,8 +102,8 @@ class Board:
     def shots_shown(self, method: str) -> int | str:
         """The main table's shots, or, for a method without them (the instruction alone), its own largest. Where the
         main table's were planned for it, they are missing, and nothing stands in their place."""
-        own = {cell.shots for cell in self.cells if cell.method == method}
         own: set[int | str] = {cell.shots for cell in self.cells if cell.method == method}
+        own |= {key[2] for key in self.results.planned if key[1] == method}
         return self.main_shots if self.main_shots in own else max(own, key=shots_order)
 
     def runs(self, target: str, method: str, shots: int | str | None = None) -> list[Cell]:
