@@ -16,6 +16,7 @@ from clinprompt.corpora.formats import reader_named
 from clinprompt.errors import BackboneError, ClinpromptError
 from clinprompt.prompts.artifact import load_metaprompt
 from clinprompt.suites import load_suite, load_task_data, resolve_task
+from clinprompt.training.search import SearchSettings
 from clinprompt.training.settings import LearnSettings, load_settings
 from tests.backbone.folders import HARMONY_CHAT, HARMONY_MARKS, LLAMA_CHAT, LLAMA_MARKS, save_tiny
 from tests.cli_workspace import make
@@ -62,10 +63,20 @@ def test_recipe_runs_on_a_tiny_model_of_its_class(recipe: str, corpora: Path, tm
     assert card.settings["source"]["learning_rate"] == 0.03, "the preset's"
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")) + sorted((CONFIGS / "recipes").glob("*.yaml")))
-def test_every_configuration_is_valid(path: Path) -> None:
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("learn-*.yaml")) + sorted((CONFIGS / "recipes").glob("*.yaml")))
+def test_every_configuration_of_learning_is_valid(path: Path) -> None:
     settings = load_settings(LearnSettings, path)
     assert settings.prompt_length
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("search-*.yaml")))
+def test_every_configuration_of_a_search_is_valid(path: Path) -> None:
+    settings = load_settings(SearchSettings, path)
+    assert settings.trials * len(settings.depths) * len(settings.lengths)
+
+
+def test_a_configuration_says_in_its_name_what_it_is_for() -> None:
+    assert {path.name.split("-")[0] for path in CONFIGS.glob("*.yaml")} == {"learn", "search"}
 
 
 def test_recipes_are_there() -> None:
