@@ -104,3 +104,30 @@ def test_columns_of_rows_that_left_are_given_back() -> None:
     assert len(rows) == 1 and rows.columns < BLOCK
     rows.leave(0)
     assert rows.columns == 0
+
+
+def test_room_follows_what_is_in_use() -> None:
+    """Many short rows, then a few long ones: at no time is there room for many long ones."""
+    backbone = tiny("llama")
+    prompt = backbone.embed(torch.arange(4)).detach()
+    short, long = (reading(backbone, text, prompt, "start") for text in ("a", "word " * 200))
+    rows = Rows(backbone)
+
+    def held() -> int:
+        buffer = rows._slabs[0].buffers[0]
+        return int(buffer.shape[0] * buffer.shape[2])
+
+    with torch.inference_mode():
+        rows.join(read(backbone, [short] * 64), range(64))
+        for row in reversed(range(64)):
+            rows.leave(row)
+        assert held() <= 64 * 2 * BLOCK
+        found = read(backbone, [long])
+        rows.join(found, [0])
+        assert held() < 64 * int(found.lengths[0]) / 3  # before: 64 rows, and more columns than the longest
+        before = [buffer[:1, :, : rows.columns].clone() for slab in rows._slabs for buffer in slab.buffers]
+        rows.join(read(backbone, [short] * 8), range(8))
+        for row in reversed(range(1, 9)):
+            rows.leave(row)
+    after = [buffer[:1, :, : rows.columns] for slab in rows._slabs for buffer in slab.buffers]
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))

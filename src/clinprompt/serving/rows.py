@@ -174,6 +174,11 @@ class _Slab(DynamicLayer):  # type: ignore[no-untyped-call]
             self.buffers[index] = new
 
 
+def _roomy(columns: int) -> int:
+    """Columns to hold where so many are in use."""
+    return columns + BLOCK + columns // 4
+
+
 class Rows:
     """The batch. Row numbers are 0 … len − 1; when row i leaves, the last row becomes row i."""
 
@@ -222,6 +227,7 @@ class Rows:
         spare = self.columns - max(self._lengths, default=0)
         if spare >= max(BLOCK, self.columns // 4):
             self._shift(-spare)
+        self._give_back()
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Append one token to every row; last hidden states (rows, d)."""
@@ -249,9 +255,17 @@ class Rows:
         if rows <= held and wanted <= width:
             return
         more_rows = held if rows <= held else max(rows, 2 * held)
-        more_columns = width if wanted <= width else wanted + BLOCK + wanted // 4
         for slab in self._slabs:
-            slab.reserve(more_rows, more_columns)
+            slab.reserve(more_rows, _roomy(wanted))
+
+    def _give_back(self) -> None:
+        """Smaller buffers when four times what is in use is held: many short rows and a few long ones, one after the
+        other, would else end in room for many long ones."""
+        held, _, width, _ = self._slabs[0].buffers[0].shape
+        rows, columns = 2 * max(len(self), 4), _roomy(self.columns)
+        if held * width > 4 * rows * columns:
+            for slab in self._slabs:
+                slab.reserve(rows, columns)
 
     def _shift(self, by: int) -> None:
         for slab in self._slabs:
