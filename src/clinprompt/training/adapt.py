@@ -34,14 +34,8 @@ from clinprompt.training.sampling import RowSampler
 from clinprompt.training.settings import AdaptSettings, JointSettings
 from clinprompt.version import __version__
 
-SHARED = (
-    "method",
-    "mode",
-    "lora",
-    "prefix_length",
-    "joint",
-    "factors",
-)  # settings that all rows of one training have in common
+# Settings that all rows of one training have in common.
+SHARED = ("method", "mode", "lora", "prefix_length", "joint", "factors")
 
 
 @dataclass(frozen=True)
