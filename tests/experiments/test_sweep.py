@@ -110,7 +110,11 @@ def test_more_draws_leave_the_old_cells_alone(swept: tuple[Workbench, Path], mon
     assert sweep.total == 6
     fresh = {row.target: row.draw for row in seen if row.draw == 2}
     assert set(fresh) == {"find-target", "infer-target"}
-    assert not [row for row in seen if row.draw == 1]  # trained and scored before
+    assert {row.draw for row in seen} == {2}  # the others are scored, and the trial that draw 0 chose is known
+    found = read_results(folder / "more.jsonl").cells
+    for target in ("find-target", "infer-target"):
+        chosen = [cell.chosen for cell in found if cell.target == target]
+        assert len(chosen) == 3 and chosen[0] == chosen[1] == chosen[2]
 
 
 def test_interrupted_between_cells_it_goes_on_with_the_same_training(tmp_path: Path) -> None:

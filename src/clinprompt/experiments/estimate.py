@@ -18,6 +18,7 @@ from clinprompt.experiments.metaprompts import metaprompt_jobs
 from clinprompt.experiments.multitask_bench import MultitaskBench
 from clinprompt.experiments.protocol import FULL
 from clinprompt.experiments.sweep import Sweep
+from clinprompt.experiments.units import must_try
 from clinprompt.experiments.workbench import Workbench, members
 from clinprompt.methods.registry import METHODS, MethodSpec
 from clinprompt.planning import calibrate, plan_adapt, plan_learn, plan_multitask, plan_search
@@ -118,7 +119,7 @@ def _group(
         return MethodEstimate(group.method, len(cells), 0, 0, 0.0, 0.0, answers), 0
     tokens, flops, rows, memory = 0, 0.0, 0, 0
     shape, tried = _metaprompt_shape(bench, spec), bench.trials_of(spec, group.shots) * len(set(group.pool))
-    pool = set() if group.judges else set(group.pool)
+    pool = set() if group.judges or not must_try(bench, group, cells) else set(group.pool)
     trainings = {}
     for name in group.targets:
         runs = {cell.run for cell in cells if cell.target == name}

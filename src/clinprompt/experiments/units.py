@@ -102,7 +102,7 @@ def _run(
                 _finish(bench, score_cell(bench, spec, cell, None, None, progress), finished)
         return
     trainer = _Trainer(bench, spec, [group for group, _ in pending], rows, progress)
-    tuned = trainer.tuned()
+    tuned = trainer.tuned([group for group, cells in pending if must_try(bench, group, cells)])
     choices = {group.selection: choose(bench, group, tuned) for group, _ in pending}
     todo = [(group, cell) for group, cells in pending for cell in cells]
     rest = [_row(cell, choices[group.selection]) for group, cell in todo]
@@ -119,6 +119,14 @@ def _run(
     forget(bench, {name: name for group, _ in pending for name in (group.selection, group.choice)})
 
 
+def must_try(bench: Workbench, group: Group, cells: Sequence[CellPlan]) -> bool:
+    """Whether the group's trials have to be trained for these cells: until one is chosen, and for the cells of a run
+    that tries them, whose cost is that of all trials. A choice that groups share is tried once."""
+    if bench.store.selection(group.choice) is None:
+        return True
+    return not group.judges and any(cell.run in group.pool for cell in cells)
+
+
 @dataclass(frozen=True)
 class _Trainer:
     """Trains rows of groups that share a method and a number of shots."""
@@ -129,14 +137,12 @@ class _Trainer:
     most: int
     progress: Progress | None
 
-    def tuned(self) -> dict[Row, Trained]:
-        """Every trial on every run of the pool, for groups that have something to choose: a choice that groups share
-        only until it is made."""
+    def tuned(self, groups: Sequence[Group]) -> dict[Row, Trained]:
+        """Every trial on every run of the pool of these groups."""
         trials = range(self.bench.trials_of(self.spec, self.groups[0].shots))
         wanted = dict.fromkeys(
             Row(name, trial, *run)
-            for group in self.groups
-            if not (group.chooser and self.bench.store.selection(group.chooser))
+            for group in groups
             for run in group.pool
             for trial in trials
             for name in group.judged_on
