@@ -7,7 +7,6 @@ import random
 import numpy as np
 import pytest
 
-from clinprompt.backbone.encoding import encode
 from clinprompt.errors import TaskError
 from clinprompt.records import Record
 from clinprompt.tasks.codec import Example
@@ -18,7 +17,6 @@ from clinprompt.training.examples import (
     answer_limit,
     balanced,
     encode_examples,
-    examples_digest,
     prepare,
     sample_records,
 )
@@ -79,20 +77,6 @@ def test_answers_beyond_the_context_are_counted_not_cut() -> None:
     assert all(len(e.ids) + 5 <= 700 for e in found.train)
     with pytest.raises(TaskError, match="none of its 1 training examples fits"):
         prepared(SourceTask(definition, [long]), backbone=backbone, reserve=32)
-
-
-def test_digest_sees_ids_contexts_and_positions() -> None:
-    backbone = tiny(bos=True)
-    one = encode(backbone, ["abc", "d"], ["x", "y"], "start")
-    variants = [
-        one,
-        one[::-1],
-        one[:1],
-        encode(backbone, ["abc", "d"], ["x", "z"], "start"),
-        encode(backbone, ["abc", "d"], ["x", "y"], "end"),
-    ]
-    assert len({examples_digest(v) for v in variants}) == len(variants)
-    assert examples_digest(one) == examples_digest(encode(tiny(bos=True), ["abc", "d"], ["x", "y"], "start"))
 
 
 def test_answer_limit_leaves_room_within_the_reserve() -> None:

@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from clinprompt.corpora.jsonl import record_to_dict
 from clinprompt.experiments.protocol import Shots
@@ -85,11 +84,6 @@ class Unit:
     @property
     def cells(self) -> tuple[CellPlan, ...]:
         return tuple(cell for group in self.groups for cell in group.cells)
-
-
-def digest_of(value: Any) -> str:
-    """Short hash of a JSON-ready value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def records_digest(records: Sequence[Record]) -> str:

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from clinprompt.experiments.cells import digest_of
 from clinprompt.experiments.results import TestSet
 from clinprompt.records import Record
 from clinprompt.tasks.codec import Prediction
 from clinprompt.tasks.definition import TaskDefinition
 from clinprompt.tasks.metrics import contributions, error_analysis, headline, score_of, sheet_of
 from clinprompt.tasks.scoring import Sheet
+from clinprompt.training.identity import digest_of
 
 EXAMPLES = 5
 """Record ids kept per kind of error, for a person to look at."""

@@ -16,13 +16,14 @@ from clinprompt.api import source_task
 from clinprompt.architecture.network import Architecture
 from clinprompt.backbone.model import Backbone
 from clinprompt.errors import TaskError, TrainingError, unknown_name
-from clinprompt.experiments.cells import FORMAT, CellPlan, Group, digest_of
+from clinprompt.experiments.cells import FORMAT, CellPlan, Group
 from clinprompt.experiments.multitask_protocol import Contender, MultitaskProtocol
 from clinprompt.experiments.protocol import FULL, Shots
 from clinprompt.experiments.store import Store, read_json
 from clinprompt.experiments.workbench import Workbench, members
 from clinprompt.methods.registry import MethodSpec
 from clinprompt.task_lookup import load_task, task_definition
+from clinprompt.training.identity import digest_of
 from clinprompt.training.learn import SourceTask
 from clinprompt.training.multitask import MultitaskSettings
 from clinprompt.training.multitask_banks import adapter_settings, multitask_parameters

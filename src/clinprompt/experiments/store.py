@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from clinprompt.errors import ResultsError
-from clinprompt.experiments.cells import digest_of
+from clinprompt.training.identity import digest_of
 
 Line = dict[str, Any]
 

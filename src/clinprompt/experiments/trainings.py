@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clinprompt.experiments.cells import Run, digest_of
+from clinprompt.experiments.cells import Run
 from clinprompt.experiments.energy import EnergyMeter
 from clinprompt.experiments.protocol import Shots
 from clinprompt.experiments.store import read_json, write_json
@@ -23,6 +23,7 @@ from clinprompt.planning import plan_adapt
 from clinprompt.prompts.artifact import Metaprompt, TaskPrompt
 from clinprompt.training.adapt import Plan, adapt
 from clinprompt.training.banks import taken
+from clinprompt.training.identity import digest_of
 from clinprompt.training.settings import AdaptSettings
 
 Progress = Callable[[int, int, float], None]

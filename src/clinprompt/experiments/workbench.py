@@ -12,7 +12,7 @@ from clinprompt.api import source_task
 from clinprompt.backbone.encoding import Encoded
 from clinprompt.backbone.model import Backbone
 from clinprompt.errors import TaskError, TrainingError, unknown_name
-from clinprompt.experiments.cells import FORMAT, CellPlan, Group, digest_of, records_digest
+from clinprompt.experiments.cells import FORMAT, CellPlan, Group, records_digest
 from clinprompt.experiments.held_out import judging
 from clinprompt.experiments.protocol import FULL, Protocol, Shots
 from clinprompt.experiments.store import Store
@@ -25,6 +25,7 @@ from clinprompt.tasks.definition import TaskDefinition
 from clinprompt.training.adapt import Plan, plan_examples
 from clinprompt.training.batching import TaskExamples
 from clinprompt.training.examples import answer_limit, sample_records
+from clinprompt.training.identity import digest_of
 from clinprompt.training.learn import SOURCE_STAGE, SourceTask, portable
 from clinprompt.training.settings import AdaptSettings
 from clinprompt.version import __version__

@@ -6,8 +6,6 @@ where it would have ended alone.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,8 +23,9 @@ from clinprompt.prompts.artifact import Card, Metaprompt, TaskPrompt, backbone_n
 from clinprompt.prompts.bank import Bank, DecomposedBank, PromptBank
 from clinprompt.training.banks import ON_METAPROMPT, Room, method_of, room_for, starting_bank
 from clinprompt.training.batching import TaskExamples
-from clinprompt.training.examples import answer_limit, examples_digest, prepare, sample_records
+from clinprompt.training.examples import answer_limit, prepare, sample_records
 from clinprompt.training.few_shot import draw_shots
+from clinprompt.training.identity import digest_of, task_digests
 from clinprompt.training.learn import SourceTask, data_note, portable
 from clinprompt.training.loop import Fit, Problem, fit
 from clinprompt.training.processes import Processes
@@ -162,11 +161,9 @@ def _identity(
         described = plan.settings.model_dump(mode="json")
         described["loop"].pop("checkpoint_every")
         settings.append(described)
-    parts = [[e.name, examples_digest(e.train), examples_digest(e.validation)] for e in examples]
     start = metaprompt.digest if metaprompt else "vocabulary"
     taken = [room.method, room.length, room.position]
-    text = json.dumps([backbone.fingerprint, start, taken, settings, parts], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest_of([backbone.fingerprint, start, taken, settings, task_digests(examples)])
 
 
 def _task_files(

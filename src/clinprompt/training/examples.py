@@ -102,15 +102,6 @@ def encode_examples(backbone: Backbone, examples: Sequence[Example], position: P
     return encode(backbone, [e.source for e in examples], [e.target for e in examples], position)
 
 
-def examples_digest(examples: Sequence[Encoded]) -> str:
-    """Identity of a training set, without holding any of it."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(example.ids.tobytes())
-        digest.update(f"{example.context},{example.insert_at};".encode())
-    return digest.hexdigest()[:16]
-
-
 def answer_limit(examples: Sequence[Encoded], reserve: int) -> int:
     """Most tokens an answer may have at inference: half as long again as the longest trained one, at most `reserve`."""
     longest = max((e.labels for e in examples), default=reserve)

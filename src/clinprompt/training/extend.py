@@ -11,8 +11,6 @@ Stages, folder, checkpoints and resuming are those of `clinprompt.training.learn
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +25,8 @@ from clinprompt.methods.mpt import decomposed_rates, initial_vectors
 from clinprompt.prompts.artifact import Card, Metaprompt, backbone_note, require_backbone, save_metaprompt
 from clinprompt.prompts.bank import DecomposedBank, DirectBank
 from clinprompt.training.batching import TaskExamples
-from clinprompt.training.examples import answer_limit, examples_digest
+from clinprompt.training.examples import answer_limit
+from clinprompt.training.identity import digest_of, examples_digest
 from clinprompt.training.learn import (
     SourceTask,
     StageProgress,
@@ -174,8 +173,7 @@ def _check(parent: Metaprompt, old: Sequence[SourceTask], new: Sequence[SourceTa
 
 
 def _identity(backbone: Backbone, parent: Metaprompt, settings: ExtendSettings, examples: list[TaskExamples]) -> str:
-    text = json.dumps([run_identity(backbone, settings, examples), parent.digest])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest_of([run_identity(backbone, settings, examples), parent.digest])
 
 
 def _problem(

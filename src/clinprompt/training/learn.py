@@ -6,7 +6,6 @@ continues from its checkpoint, and on CPU the result is bit-identical to a run t
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +30,8 @@ from clinprompt.records import Record
 from clinprompt.tasks.definition import TaskDefinition
 from clinprompt.training.batching import TaskExamples
 from clinprompt.training.distillation import Distillation, teacher_states
-from clinprompt.training.examples import answer_limit, examples_digest, prepare, sample_records
+from clinprompt.training.examples import answer_limit, prepare, sample_records
+from clinprompt.training.identity import digest_of, examples_digest, task_digests
 from clinprompt.training.loop import Fit, Problem, fit
 from clinprompt.training.processes import Processes
 from clinprompt.training.sampling import RowSampler, TaskSampler
@@ -180,9 +180,7 @@ def teachers_identity(backbone: Backbone, settings: LearnSettings, examples: Seq
 def _identity_of(backbone: Backbone, described: dict[str, Any], examples: Sequence[TaskExamples]) -> str:
     for stage in ("teacher", "source"):
         described.get(stage, {}).pop("checkpoint_every", None)
-    parts = [[e.name, examples_digest(e.train), examples_digest(e.validation)] for e in examples]
-    text = json.dumps([backbone.fingerprint, described, parts], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest_of([backbone.fingerprint, described, task_digests(examples)])
 
 
 def _check(sources: Sequence[SourceTask]) -> None:

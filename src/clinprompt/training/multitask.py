@@ -7,8 +7,6 @@ task, and the kept values are those with the best mean validation loss over all 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +21,7 @@ from clinprompt.backbone.presets import PromptPosition
 from clinprompt.errors import TrainingError
 from clinprompt.prompts.multitask import MultitaskAdapter, save_multitask
 from clinprompt.training.batching import TaskExamples
-from clinprompt.training.examples import examples_digest
+from clinprompt.training.identity import digest_of, task_digests
 from clinprompt.training.learn import SourceTask, claim_folder, source_examples, trained_card
 from clinprompt.training.loop import Fit, Problem, fit
 from clinprompt.training.multitask_banks import MultitaskBank, adapter_settings, multitask_bank, multitask_method
@@ -134,10 +132,8 @@ def run_identity(
     """Hash of everything that decides the result; how often checkpoints are written does not."""
     described = settings.model_dump(mode="json")
     described["loop"].pop("checkpoint_every")
-    parts = [[e.name, examples_digest(e.train), examples_digest(e.validation)] for e in examples]
     shapes = {name: list(values.shape) for name, values in bank.values().items()}
-    text = json.dumps([backbone.fingerprint, described, shapes, parts], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest_of([backbone.fingerprint, described, shapes, task_digests(examples)])
 
 
 def _check(sources: Sequence[SourceTask]) -> None:

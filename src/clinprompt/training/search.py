@@ -7,7 +7,6 @@ are paid for: `search.json` sums their seconds and tokens, and a comparison has 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from clinprompt.architecture.space import MOST_SLOTS
 from clinprompt.backbone.model import Backbone
 from clinprompt.errors import TrainingError
 from clinprompt.training.batching import TaskExamples
-from clinprompt.training.examples import examples_digest
+from clinprompt.training.identity import digest_of, task_digests
 from clinprompt.training.learn import SourceTask, claim_folder, source_examples
 from clinprompt.training.multitask import MultitaskSettings
 from clinprompt.training.processes import Processes
@@ -148,9 +147,7 @@ def _prepared(
     described = settings.model_dump(mode="json")
     del described["trials"]  # more trials continue the same search
     described["relax"]["loop"].pop("checkpoint_every")
-    parts = [[e.name, examples_digest(e.train), examples_digest(e.validation)] for e in examples]
-    text = json.dumps([backbone.fingerprint, described, parts], sort_keys=True)
-    return examples, hashlib.sha256(text.encode()).hexdigest()[:16]
+    return examples, digest_of([backbone.fingerprint, described, task_digests(examples)])
 
 
 def _trial(

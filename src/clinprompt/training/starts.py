@@ -13,7 +13,7 @@ from clinprompt.methods.mpt import Start
 from clinprompt.prompts.artifact import Metaprompt
 from clinprompt.prompts.initialisation import PRACTISED, from_vocabulary, initial_prompts
 from clinprompt.prompts.practised import fitted, practised_of
-from clinprompt.training.examples import examples_digest
+from clinprompt.training.identity import examples_digest
 from clinprompt.training.loop import prompt_loss
 from clinprompt.training.settings import AdaptSettings, FactorSettings, Method
 
