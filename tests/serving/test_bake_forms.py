@@ -18,7 +18,7 @@ from clinprompt.adapters.lora import LoraBank, lora_bank
 from clinprompt.adapters.prefix import prefix_bank
 from clinprompt.backbone.encoding import encode
 from clinprompt.backbone.injection import inject
-from clinprompt.backbone.model import Backbone
+from clinprompt.backbone.model import Backbone, load_backbone
 from clinprompt.cli import app
 from clinprompt.errors import ArtifactError, BackboneError
 from clinprompt.prompts.artifact import TaskPrompt, load_task, save_task
@@ -35,10 +35,22 @@ parser = argparse.ArgumentParser()
 parser.add_argument("model"); parser.add_argument("--outfile"); parser.add_argument("--outtype")
 given = parser.parse_args()
 config = json.loads((pathlib.Path(given.model) / "config.json").read_text())
-pre = TextModel().get_vocab_base_pre(None)
-pathlib.Path(given.outfile).write_text(json.dumps([given.outtype, config["vocab_size"], pre]))
+model = TextModel(pathlib.Path(given.model))
+model.prepare_metadata(vocab_only=False)
+written = [given.outtype, config["vocab_size"], model.get_vocab_base_pre(None), model.kv_data[-1]]
+pathlib.Path(given.outfile).write_text(json.dumps(written))
 """
-KNOWS = "class TextModel:\n    def get_vocab_base_pre(self, tokenizer):\n        "
+BASE = """
+class TextModel:
+    def __init__(self, folder):
+        self.dir_model, self.gguf_writer, self.kv_data = folder, self, [{}]
+    def add_array(self, key, value):
+        assert key not in self.kv_data[0]
+        self.kv_data[0][key] = value
+    def prepare_metadata(self, vocab_only):
+        """
+KNOWS = "    def get_vocab_base_pre(self, tokenizer):\n        "
+SUPPRESSES = f"self.add_array({gguf.SUPPRESSED!r}, [7])\n"
 
 
 @pytest.fixture
@@ -91,26 +103,66 @@ def test_the_command_refuses(arguments: list[str], said: str, tmp_path: Path, mo
 # --- GGUF -------------------------------------------------------------------------------------------------------------
 
 
-def fake_llama_cpp(folder: Path, body: str) -> Path:
+def fake_llama_cpp(folder: Path, body: str, prepare: str = "pass\n") -> Path:
     (folder / "conversion").mkdir(parents=True)
-    (folder / "conversion" / "base.py").write_text(KNOWS + body + "\n")
+    (folder / "conversion" / "base.py").write_text(BASE + prepare + KNOWS + body + "\n")
     (folder / gguf.CONVERTER).write_text(CONVERTER)
     return folder
 
 
 @pytest.mark.parametrize(
-    ("body", "known", "pre"), [("return 'x'", True, "x"), ("raise NotImplementedError", False, "gpt-2")]
+    ("body", "splitting", "pre"), [("return 'x'", "own", "x"), ("raise NotImplementedError", "gpt-2", "gpt-2")]
 )
-def test_the_converter_is_run_on_the_baked_folder(body: str, known: bool, pre: str, base: Path, tmp_path: Path) -> None:
+def test_the_converter_is_run_on_the_baked_folder(
+    body: str, splitting: str, pre: str, base: Path, tmp_path: Path
+) -> None:
     files = save_tasks(tmp_path / "tasks", loaded(base), ("one",))
     llama, out = fake_llama_cpp(tmp_path / "llama.cpp", body), tmp_path / "out" / "model.gguf"
-    assert gguf.bake_gguf(files, out, llama_cpp=llama, backbone=str(base)) is known
-    manifest = json.loads(out.with_suffix(".json").read_text())
-    assert json.loads(out.read_text()) == ["f32", 259 + manifest["tables"]["room"], pre]
+    assert gguf.bake_gguf(files, out, llama_cpp=llama, backbone=str(base)) == splitting
+    tables = open_baked(gguf.requests_folder(out)).manifest.tables
+    new = list(range(tables.rows, tables.rows + tables.room))
+    assert json.loads(out.read_text()) == ["f32", 259 + tables.room, pre, {gguf.SUPPRESSED: new}]
     assert "num_predict 12" in out.with_suffix(".Modelfile").read_text()
-    assert sorted(p.name for p in out.parent.iterdir()) == ["model.Modelfile", "model.gguf", "model.json"]
+    assert sorted(p.name for p in out.parent.iterdir()) == ["model.Modelfile", "model.gguf", "model.requests"]
     with pytest.raises(ArtifactError, match="exists"):
         gguf.bake_gguf(files, out, llama_cpp=llama, backbone=str(base))
+
+
+def test_tokens_that_the_converter_suppresses_by_itself_are_not_listed_twice(base: Path, tmp_path: Path) -> None:
+    files = save_tasks(tmp_path / "tasks", loaded(base), ("one",))
+    llama = fake_llama_cpp(tmp_path / "llama.cpp", "return 'x'", SUPPRESSES)
+    gguf.bake_gguf(files, tmp_path / "m.gguf", llama_cpp=llama, backbone=str(base))
+    assert json.loads((tmp_path / "m.gguf").read_text())[-1] == {gguf.SUPPRESSED: [7]}
+
+
+def test_requests_for_a_gguf_file_come_from_the_folder_beside_it(base: Path, tmp_path: Path) -> None:
+    files = save_tasks(tmp_path / "tasks", loaded(base), ("one", "two"))
+    llama, out, note = fake_llama_cpp(tmp_path / "l", "return 'x'"), tmp_path / "m.gguf", tmp_path / "note.jsonl"
+    note.write_text(json.dumps({"id": "n", "text": "She is ill.", "hypothesis": "She is well."}))
+    made = command(*files, "--as", "gguf", "--llama-cpp", llama, "--out", out, "--backbone", base, "--json")
+    assert made.exit_code == 0 and json.loads(made.stdout)["splitting"] == "own"
+    baking.bake(files, tmp_path / "folder", backbone=str(base))
+    asked = [command(note, "--out", where, "--request", "two").stdout for where in (out, tmp_path / "folder")]
+    assert asked[0] == asked[1] and json.loads(asked[0])["prompt"]
+    assert "two" in command("--out", out, "--list").stdout
+    assert json.loads(command("--out", out, "--check", "--json").stdout)["ok"] is True
+    out.write_text("another")
+    broken = command("--out", out, "--check")
+    assert broken.exit_code == 2 and "m.gguf: not as it was written" in broken.stdout
+
+
+def test_a_text_that_llama_cpp_would_split_otherwise_is_given_as_token_ids_only(tmp_path: Path) -> None:
+    backbone = load_backbone("embedded")
+    [file] = save_tasks(tmp_path / "tasks", backbone, ("one",))
+    llama, out = fake_llama_cpp(tmp_path / "l", "raise NotImplementedError"), tmp_path / "m.gguf"
+    assert gguf.bake_gguf([file], out, llama_cpp=llama, backbone="embedded") == "gpt-2"
+    baked = open_baked(gguf.requests_folder(out))
+    alike, unlike = "He doesn't take 50 mg of 'it'.", "The 5'terminal end."  # GPT-2 reads 't in both
+    assert baked.prompt("one", alike).endswith(alike)
+    with pytest.raises(ArtifactError, match="token ids"):
+        baked.prompt("one", unlike)
+    baking.bake([file], tmp_path / "folder", backbone="embedded")
+    assert open_baked(tmp_path / "folder").prompt("one", unlike).endswith(unlike)
 
 
 def test_a_converter_that_fails_or_is_missing_is_explained(
@@ -123,7 +175,7 @@ def test_a_converter_that_fails_or_is_missing_is_explained(
     monkeypatch.delenv(gguf.FOLDER_VARIABLE, raising=False)
     with pytest.raises(BackboneError, match="clone llama"):
         gguf.bake_gguf(files, tmp_path / "m.gguf", backbone=str(base))
-    assert not list(tmp_path.glob("*m.gguf*"))
+    assert not list(tmp_path.glob("*m.*"))
 
 
 # --- LoRA -------------------------------------------------------------------------------------------------------------

@@ -85,6 +85,7 @@ def bake(
       clinprompt bake --out model/ --request my-task note.txt
       vllm serve model/ --dtype float32
       clinprompt bake tasks/*.safetensors --as gguf --llama-cpp llama.cpp/ --out model.gguf
+      clinprompt bake --out model.gguf --request my-task note.txt
       clinprompt bake my-lora.safetensors --as merged --out merged/
     """
     if form not in FORMS:
@@ -104,9 +105,13 @@ def bake(
         found = bake_gguf(
             given, out, llama_cpp=llama_cpp, backbone=backbone, dtype=dtype, room=room, metaprompts=metaprompt or []
         )
-        _wrote(out, out.stat().st_size, {"text_requests": found}, as_json)
-        if not found:
-            remark("llama.cpp does not know this tokenizer: send requests as token ids (see --request).", quiet)
+        _wrote(out, out.stat().st_size, {"splitting": found}, as_json)
+        if found == "gpt-2":
+            remark(
+                "llama.cpp does not know this tokenizer's rule for words and takes GPT-2's. Most notes read alike; "
+                f"`clinprompt bake --out {out} --request TASK` gives the text of a request where it does.",
+                quiet,
+            )
     elif form == "peft":
         from clinprompt.serving.bake_adapters import export_adapters
 
@@ -172,8 +177,9 @@ def _look(out: Path, checking: bool, as_json: bool) -> None:
     from clinprompt.serving.baked import check
     from clinprompt.serving.baked_manifest import read_manifest
 
-    manifest = read_manifest(out)
-    problems = check(out) if checking else []
+    folder = _folder(out)
+    manifest = read_manifest(folder)
+    problems = check(folder) if checking else []
     if as_json:
         print_json(_summary(out, manifest) | ({"ok": not problems, "problems": problems} if checking else {}))
     elif checking:
@@ -185,10 +191,19 @@ def _look(out: Path, checking: bool, as_json: bool) -> None:
             [task.name, task.card.tasks[0].type, len(task.ids), task.card.position, task.card.method or "-"]
             for task in manifest.tasks
         ]
-        free = f"{len(manifest.free)} of {manifest.tables.room} rows free"
+        free = "" if manifest.gguf else f"{len(manifest.free)} of {manifest.tables.room} rows free"
         print_table(f"{out}: {manifest.backbone.name}, {manifest.dtype}", COLUMNS, rows, caption=free)
     if problems:
         raise typer.Exit(2)
+
+
+def _folder(out: Path) -> Path:
+    """Where the manifest is: the model folder, or what lies beside a GGUF file."""
+    if out.suffix != ".gguf":
+        return out
+    from clinprompt.serving.gguf import requests_folder
+
+    return requests_folder(out)
 
 
 COLUMNS = ("task", "type", "tokens", "position", "method")
@@ -198,7 +213,7 @@ def _requests(out: Path, name: str, files: list[Path]) -> None:
     from clinprompt.evaluation.inputs import read_inputs
     from clinprompt.serving.baked import open_baked
 
-    baked = open_baked(out)
+    baked = open_baked(_folder(out))
     task = baked.manifest.task(name).card.tasks[0]
     for record in read_inputs(task, files, sys.stdin):
         for found in baked.requests(name, record):
@@ -206,8 +221,12 @@ def _requests(out: Path, name: str, files: list[Path]) -> None:
 
 
 def _summary(out: Path, manifest: Manifest) -> dict[str, Any]:
-    embedding = out / manifest.tables.embedding_file
-    total = sum(note.bytes for note in manifest.files.values()) + embedding.stat().st_size
+    if manifest.gguf is not None:
+        total = manifest.gguf.note.bytes
+    else:
+        total = (
+            sum(note.bytes for note in manifest.files.values()) + (out / manifest.tables.embedding_file).stat().st_size
+        )
     return {
         "folder": str(out),
         "backbone": manifest.backbone.model_dump(),

@@ -24,7 +24,7 @@ from clinprompt.prompts.artifact import TaskPrompt
 from clinprompt.records import Record
 from clinprompt.serving import baked_tokens as tokens
 from clinprompt.serving import baked_weights as weights
-from clinprompt.serving.baked_manifest import Manifest, note, read_manifest
+from clinprompt.serving.baked_manifest import Manifest, Template, note, read_manifest
 from clinprompt.tasks.codec import Codec
 from clinprompt.tasks.registry import blind
 from clinprompt.training.examples import task_codec
@@ -51,11 +51,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Baked:
-    """A baked folder, opened: its manifest, and the backbone's tokenizer, configuration and preset without weights."""
+    """A baked folder, opened: its manifest, and the backbone's tokenizer, configuration and preset without weights.
+
+    `reader`: the tokenizer as the engine applies it to a request's text; that of `text` but for some GGUF files.
+    """
 
     folder: Path
     manifest: Manifest
     text: Backbone
+    reader: Any
 
     def ids(self, name: str, source: str) -> list[int]:
         """Token ids of the request for a source (what a codec renders). Control tokens in it stay text."""
@@ -69,13 +73,9 @@ class Baked:
 
         Raises ArtifactError when no text gives these tokens, for example because the source spells a control token.
         """
-        task = self.manifest.task(name)
-        if task.template is not None:
-            text = tokens.filled(task.template, source)
-            if tokens.ids_of_text(self.text.tokenizer, text, task.template.add_special_tokens) == self.ids(
-                name, source
-            ):
-                return text
+        text = self._as_text(name, source)
+        if text is not None:
+            return text
         raise ArtifactError(
             f"task {name}: this request cannot be written as text (the tokenizer would read it differently, for "
             "example because the note spells a control token). Send it as token ids."
@@ -86,8 +86,12 @@ class Baked:
         if template is None:
             return None
         text = tokens.filled(template, source)
-        read = tokens.ids_of_text(self.text.tokenizer, text, template.add_special_tokens)
+        read = tokens.ids_of_text(self.reader, text, self._special(template))
         return text if read == self.ids(name, source) else None
+
+    def _special(self, template: Template | None) -> bool:
+        """llama.cpp puts its special tokens around every text; other engines may be told not to."""
+        return self.manifest.gguf is not None or template is None or template.add_special_tokens
 
     def requests(self, name: str, record: Record) -> list[Request]:
         """The requests for a record, one for each window or candidate pair, as its codec renders them."""
@@ -95,7 +99,7 @@ class Baked:
         found = []
         for example in self.codec(name).render(blind(task.card.tasks[0], record)):
             prompt = self._as_text(name, example.source)
-            ids, special = self.ids(name, example.source), task.template is None or task.template.add_special_tokens
+            ids, special = self.ids(name, example.source), self._special(task.template)
             found.append(Request(name, record.id, ids, prompt, special, self.limit(name), example.choices))
         return found
 
@@ -125,7 +129,8 @@ def open_baked(folder: Path) -> Baked:
     """Open a baked folder; no weights are read."""
     manifest = read_manifest(folder)
     text = text_side(folder, manifest.preset, manifest.backbone.name, manifest.backbone.fingerprint)
-    return Baked(folder, manifest, text)
+    foreign = manifest.gguf is not None and manifest.gguf.splitting == "gpt-2"
+    return Baked(folder, manifest, text, tokens.split_like_gpt2(text.tokenizer) if foreign else text.tokenizer)
 
 
 def text_side(folder: Path, preset: BackbonePreset, name: str, fingerprint: str = "") -> Backbone:
@@ -158,6 +163,11 @@ def check(folder: Path) -> list[str]:
             problems.append(f"{name}: missing")
         elif note(path) != expected:
             problems.append(f"{name}: not as it was written (size or hash differs)")
+    if manifest.gguf is not None:
+        model = folder.parent / manifest.gguf.file
+        if not model.is_file() or note(model) != manifest.gguf.note:
+            problems.append(f"{model.name}: {'not as it was written' if model.is_file() else 'missing'}")
+        return problems
     path = folder / tables.embedding_file
     if not path.is_file():
         return [*problems, f"{path.name}: missing"]

@@ -80,6 +80,17 @@ class TableNote(BaseModel):
     prefix: FileNote
 
 
+class GgufNote(BaseModel):
+    """The GGUF file that a manifest beside it is about, and whether llama.cpp splits text into words by the tokenizer's
+    own rule or, not knowing it, by GPT-2's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str
+    note: FileNote
+    splitting: Literal["own", "gpt-2"]
+
+
 class Manifest(BaseModel):
     """All of `clinprompt.json`."""
 
@@ -94,6 +105,7 @@ class Manifest(BaseModel):
     tables: TableNote
     tasks: tuple[BakedTask, ...]
     files: dict[str, FileNote]
+    gguf: GgufNote | None = None
 
     @property
     def names(self) -> list[str]:

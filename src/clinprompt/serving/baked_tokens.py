@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from pathlib import Path
 from typing import Any
+
+from tokenizers import pre_tokenizers
 
 from clinprompt.backbone.encoding import Frame, frame
 from clinprompt.backbone.model import Backbone
@@ -114,6 +117,14 @@ def _parts(around: Frame) -> tuple[tuple[int, ...], ...]:
 def filled(template: Template, source: str) -> str:
     """The text of a request."""
     return template.before + source + template.after
+
+
+def split_like_gpt2(tokenizer: Any) -> Any:
+    """A copy that splits text into words by GPT-2's rule before merging bytes: llama.cpp where it knows no better."""
+    found = copy.deepcopy(tokenizer)
+    found.backend_tokenizer.normalizer = None
+    found.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    return found
 
 
 def ids_of_text(tokenizer: Any, text: str, add_special_tokens: bool) -> list[int]:

@@ -1,39 +1,52 @@
 """A baked model as one GGUF file for llama.cpp and Ollama, by llama.cpp's own converter.
 
 The converter is run as a program from a copy of llama.cpp (its `convert_hf_to_gguf.py` with `conversion/` and
-`gguf-py/`). It knows tokenizers by a hash; one it does not know (the embedded model's) is written with GPT-2's
-splitting rules, which are not quite its own, so requests to that file are sent as token ids.
+`gguf-py/`). Two things are put into what it does. llama.cpp knows tokenizers' rules for words by name and the converter
+finds the name by a hash; a tokenizer it does not know (the embedded model's) is written as GPT-2's. And the new tokens
+are listed in `tokenizer.ggml.suppress_tokens`: llama.cpp sets their logits to minus infinity, however it samples.
+
+Beside the file lies a folder (`MODEL.requests`) with what requests are made from: manifest, tokenizer, configuration.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 from clinprompt.errors import ArtifactError, BackboneError
 from clinprompt.serving import bake as baking
-from clinprompt.serving.baked_manifest import Manifest, read_manifest
+from clinprompt.serving.baked_manifest import GgufNote, Manifest, note, read_manifest, write_manifest
 
 CONVERTER = "convert_hf_to_gguf.py"
 FOLDER_VARIABLE = "LLAMA_CPP"
+SUPPRESSED = "tokenizer.ggml.suppress_tokens"
 UNKNOWN = "CLINPROMPT-TOKENIZER-UNKNOWN"
-# Runs the converter; the only change is what happens where it does not know the tokenizer.
+WEIGHTS = (".safetensors", ".index.json")
+Splitting = Literal["own", "gpt-2"]
+# Runs the converter; what is changed is said above.
 _RUN = f"""
-import runpy, sys
+import json, runpy, sys
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/gguf-py"]
 from conversion.base import TextModel
-known = TextModel.get_vocab_base_pre
+known, prepare = TextModel.get_vocab_base_pre, TextModel.prepare_metadata
 def pre(self, tokenizer):
     try:
         return known(self, tokenizer)
     except NotImplementedError:
         print("{UNKNOWN}", flush=True)
         return "gpt-2"
-TextModel.get_vocab_base_pre = pre
+def prepared(self, *options, **named):
+    prepare(self, *options, **named)
+    if not any("{SUPPRESSED}" in part for part in self.gguf_writer.kv_data):
+        settings = json.loads((self.dir_model / "generation_config.json").read_text(encoding="utf-8"))
+        self.gguf_writer.add_array("{SUPPRESSED}", settings["suppress_tokens"])
+TextModel.get_vocab_base_pre, TextModel.prepare_metadata = pre, prepared
 sys.argv = [sys.argv[1] + "/{CONVERTER}", *sys.argv[2:]]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -48,8 +61,8 @@ def bake_gguf(
     dtype: str | None = None,
     room: int | None = None,
     metaprompts: Sequence[Path] = (),
-) -> bool:
-    """Task files → `out` (a .gguf file) and `out`.json, the manifest. Returns `convert`'s answer."""
+) -> Splitting:
+    """Task files → `out` (a .gguf file), an Ollama Modelfile and the folder of requests. Returns `convert`'s answer."""
     if out.suffix != ".gguf":
         raise ArtifactError(f"--out {out}: a GGUF model is one file; name it with .gguf.")
     if out.exists():
@@ -77,8 +90,8 @@ def find_converter(llama_cpp: Path | None = None) -> Path:
     )
 
 
-def convert(folder: Path, out: Path, converter: Path) -> bool:
-    """Convert a baked folder. Returns whether the converter knows the tokenizer; if not, requests must be token ids.
+def convert(folder: Path, out: Path, converter: Path) -> Splitting:
+    """Convert a baked folder. Returns by whose rule llama.cpp will split text into words: the tokenizer's, or GPT-2's.
 
     Raises BackboneError with the end of what the converter said.
     """
@@ -92,11 +105,26 @@ def convert(folder: Path, out: Path, converter: Path) -> bool:
         partial.unlink(missing_ok=True)
         tail = "\n".join(run.stdout.strip().splitlines()[-6:])
         raise BackboneError(f"{converter}: could not convert {folder.name}:\n{tail}")
-    partial.replace(out)
-    known = UNKNOWN not in run.stdout
-    out.with_suffix(".json").write_text(manifest.model_dump_json(indent=1, exclude_defaults=True), encoding="utf-8")
+    splitting: Splitting = "gpt-2" if UNKNOWN in run.stdout else "own"
+    _write_requests(folder, requests_folder(out), GgufNote(file=out.name, note=note(partial), splitting=splitting))
     out.with_suffix(".Modelfile").write_text(modelfile(out, manifest), encoding="utf-8")
-    return known
+    partial.replace(out)
+    return splitting
+
+
+def requests_folder(out: Path) -> Path:
+    """What lies beside a GGUF file: all of the baked folder but its weights; `open_baked` opens it."""
+    return out.with_suffix(".requests")
+
+
+def _write_requests(folder: Path, requests: Path, about: GgufNote) -> None:
+    manifest = read_manifest(folder)
+    kept = {name: found for name, found in manifest.files.items() if not name.endswith(WEIGHTS)}
+    shutil.rmtree(requests, ignore_errors=True)
+    requests.mkdir()
+    for name in kept:
+        shutil.copyfile(folder / name, requests / name)
+    write_manifest(requests, manifest.model_copy(update={"files": kept, "gguf": about}))
 
 
 def modelfile(out: Path, manifest: Manifest) -> str:
