@@ -168,3 +168,26 @@ def test_text_start_repeats_the_text() -> None:
     wanted = backbone.model.get_input_embeddings().weight[[*ids, *ids, *ids][:7]]
     assert torch.equal(from_text(backbone, 7, "abc")[0], wanted)
     assert torch.equal(from_text(backbone, 2, "abc")[0], wanted[:2])
+
+
+@pytest.mark.parametrize("bank", ["direct", "decomposed"])
+def test_gradients_are_the_same_at_every_run(bank: str) -> None:
+    """With several threads and examples that share a row: not to the digit, they would differ between runs."""
+    random = torch.Generator().manual_seed(0)
+    shared = torch.randn(10, 16, 256, generator=random)
+    chosen = (
+        DirectBank(shared) if bank == "direct" else DecomposedBank(shared[:1], *unit_vectors(10, 16, 256), [0] * 10)
+    )
+    rows = torch.randint(10, (32,), generator=random).tolist()
+    weight = torch.randn(32, 16, 256, generator=random)
+    backbone, threads, found = tiny("llama"), torch.get_num_threads(), set()
+    torch.set_num_threads(4)
+    try:
+        for _ in range(60):
+            chosen.zero_grad()
+            with chosen.applied(backbone, rows) as prompts:
+                (weight * prompts).sum().backward()
+            found.add(b"".join(p.grad.numpy().tobytes() for p in chosen.parameters() if p.grad is not None))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(found) == 1

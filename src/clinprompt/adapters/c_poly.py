@@ -81,7 +81,7 @@ class CPolyBank(FamilyBank):
     def update(self, site: str, values: Tensor, at: Positions | None) -> Tensor:
         """(…, in) → (…, out)."""
         assert at is not None
-        logits = self.part(site, "logits", values)[at.tasks]
+        logits = at.each(self.part(site, "logits", values))
         if site in self._noise:
             logits = logits + self._noise[site].to(values.dtype)[at.owner]
         low = down(values, self.part(site, "A", values))

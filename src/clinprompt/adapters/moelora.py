@@ -53,7 +53,7 @@ class MoeLoraBank(FamilyBank):
         """(…, in) → (…, out)."""
         assert at is not None
         gates = (self.part("gate", "embedding", values) @ self.part("gate", "weight", values).T).softmax(-1)  # (T, N)
-        low = gated(down(values, self.part(site, "A", values)), gates[at.tasks])
+        low = gated(down(values, self.part(site, "A", values)), at.each(gates))
         scale = self.settings.alpha / (self.settings.experts * self.settings.rank)
         added: Tensor = scale * up(low, self.part(site, "B", values))
         return added

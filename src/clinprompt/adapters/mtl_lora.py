@@ -57,7 +57,7 @@ class MtlLoraBank(FamilyBank):
         low = at.transformed(low, self.part(site, "square", values))  # (…, r)
         weights = (self.part(site, "mix", values) / self.settings.temperature).softmax(-1)
         scale = self.settings.alpha / self.settings.rank
-        added: Tensor = scale * up(gated(low[..., None, :], weights[at.tasks]), self.part(site, "ups", values))
+        added: Tensor = scale * up(gated(low[..., None, :], at.each(weights)), self.part(site, "ups", values))
         return added
 
 

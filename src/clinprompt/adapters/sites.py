@@ -49,11 +49,15 @@ class Positions:
         """The task of each position, shaped as `owner`."""
         return self.rows[self.owner]
 
+    def each(self, values: Tensor) -> Tensor:
+        """The tasks' values (T, n) at every position: (…, n)."""
+        return torch.nn.functional.embedding(self.tasks, values)
+
     def transformed(self, values: Tensor, matrices: Tensor) -> Tensor:
         """Values (…, r) through each position's own matrix of (T, q, r): (…, q)."""
         if values.ndim == 3:
-            return values @ matrices[self.rows].transpose(1, 2)
-        return torch.einsum("nr,nqr->nq", values, matrices[self.tasks])
+            return values @ matrices.index_select(0, self.rows).transpose(1, 2)
+        return torch.einsum("nr,nqr->nq", values, matrices.index_select(0, self.tasks))
 
 
 def sites(backbone: Backbone, targets: SiteTargets = "all-linear") -> dict[str, Site]:

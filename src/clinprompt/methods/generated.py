@@ -64,7 +64,8 @@ class GeneratedBank(PromptModule):
 
     def compose(self, rows: Tensor) -> Tensor:
         """(B,) → (B, l, d)."""
-        return self.generated() * torch.einsum("blr,bdr->bld", self.u[rows], self.v[rows])
+        u, v = self.u.index_select(0, rows), self.v.index_select(0, rows)
+        return self.generated() * torch.einsum("blr,bdr->bld", u, v)
 
     def slices(self, name: str, rows: Tensor) -> Tensor:
         """Every task uses the only network, and slice k of its own vectors."""

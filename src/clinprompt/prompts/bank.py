@@ -95,9 +95,13 @@ class PromptModule(nn.Module, ABC):
 
     @contextmanager
     def applied(self, backbone: Backbone, rows: Sequence[int], tasks: Sequence[int] | None = None) -> Iterator[Tensor]:
-        """Prompts change nothing inside the backbone: every distinct row is composed once and repeated."""
+        """Prompts change nothing inside the backbone: every distinct row is composed once and repeated.
+
+        index_select, here and in every bank: its backward pass always adds up in one order. That of `prompts[rows]`
+        adds from several threads at once, and two runs of the same seed would drift apart from the last digit on.
+        """
         distinct, inverse = torch.unique(torch.tensor(list(rows), device=backbone.device), return_inverse=True)
-        yield self.compose(distinct)[inverse]
+        yield self.compose(distinct).index_select(0, inverse)
 
     def extra_loss(self) -> Tensor | None:
         """Prompts have none."""
@@ -135,7 +139,7 @@ class DirectBank(PromptModule):
 
     def compose(self, rows: Tensor) -> Tensor:
         """(B,) → (B, l, d)."""
-        return self.prompt[rows]
+        return self.prompt.index_select(0, rows)
 
     def slices(self, name: str, rows: Tensor) -> Tensor:
         """Row k uses slice k."""
@@ -185,12 +189,12 @@ class DecomposedBank(PromptModule):
 
     def vectors(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The task vectors of rows (B,): u (B, l, r) and v (B, d, r)."""
-        return self.u[rows], self.v[rows]
+        return self.u.index_select(0, rows), self.v.index_select(0, rows)
 
     def compose(self, rows: Tensor) -> Tensor:
         """(B,) → (B, l, d)."""
         factor = torch.einsum("blr,bdr->bld", *self.vectors(rows))
-        return self.shared[self.group[rows]] * factor
+        return self.shared.index_select(0, self.group[rows]) * factor
 
     def slices(self, name: str, rows: Tensor) -> Tensor:
         """Row k uses slice group[k] of P* and slice k of its own vectors."""

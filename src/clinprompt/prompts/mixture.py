@@ -50,6 +50,8 @@ class MixtureBank(DecomposedBank):
 
     def vectors(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The mixed vectors of rows (B,): u (B, l, r) and v (B, d, r)."""
-        mixed_u = torch.einsum("bt,tlr->blr", self.gates_u[rows].softmax(dim=-1), self.sources_u)
-        mixed_v = torch.einsum("bt,tdr->bdr", self.gates_v[rows].softmax(dim=-1), self.sources_v)
-        return mixed_u + self.u[rows], mixed_v + self.v[rows]
+        gates_u, gates_v = (gates.index_select(0, rows).softmax(dim=-1) for gates in (self.gates_u, self.gates_v))
+        own_u, own_v = super().vectors(rows)
+        mixed_u = torch.einsum("bt,tlr->blr", gates_u, self.sources_u)
+        mixed_v = torch.einsum("bt,tdr->bdr", gates_v, self.sources_v)
+        return mixed_u + own_u, mixed_v + own_v
