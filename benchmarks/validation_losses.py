@@ -1,0 +1,162 @@
+"""Where is a prompt lost: in the rate, the steps, the start? Validation losses of methods under the plan of a sweep.
+
+    python -m benchmarks.validation_losses --config configs/benchmarks/open-clinical-embedded.yaml --data-dir DATA \\
+        --work runs/evidence/work --methods pt mpt --rates 0.03 0.1 0.3 1.0 --autocast \\
+        --out benchmarks/results/validation-losses.jsonl
+
+No test record is read: this is how to look for a better setting without spending the test split. Every method sees the
+same examples; with `--shots 20 --draws 3` the draws of the sweep. Metaprompts are those that the sweep has learned
+(`clinprompt benchmark --work`). One JSON line per method, target, rate and draw; a line that is there is not computed
+again. The table at the end averages each method's best rate per target over targets, with how often it beats the first
+method named, draw by draw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from clinprompt.backbone.model import load_backbone
+from clinprompt.errors import TrainingError
+from clinprompt.experiments.protocol import FULL, Shots, narrowed, parse_protocol
+from clinprompt.experiments.store import Store
+from clinprompt.experiments.workbench import Workbench
+from clinprompt.training.adapt import Plan, adapt
+from clinprompt.training.settings import changed
+
+TARGETS = ("e3c", "phee", "headqa", "scinli", "open-i")
+"""One of each task type, with short texts."""
+IDENTITY = ("method", "target", "rate", "vector_rate", "steps", "shots", "draw")
+Line = dict[str, Any]
+Rates = tuple[float, float]
+"""Learning rate of prompts (of P*, of adapters), and of u and v."""
+
+
+def workbench(
+    config: Path, work: Path, data_dir: Path, methods: Sequence[str], shots: Shots, autocast: bool
+) -> Workbench:
+    """The plan of a sweep, with these methods at these shots alone."""
+    raw = yaml.safe_load(config.read_text(encoding="utf-8"))
+    given = {"methods": list(methods), "shots": [shots], "few_shot_methods": None, "targets": list(TARGETS)}
+    raw = narrowed(raw, given) | given | {"target_limits": {}, "method_draws": {}, "trials": 1}
+    return Workbench(parse_protocol(raw), load_backbone("embedded", autocast=autocast), Store(work), data_dir)
+
+
+def measure(
+    bench: Workbench, method: str, shots: Shots, steps: int | None, wanted: Sequence[tuple[str, Rates, int]], most: int
+) -> list[Line]:
+    """Train the wanted (target, rates, draw) of a method, `most` rows at a time: a line each."""
+    spec = bench.spec(method)
+    metaprompt = bench.metaprompt(spec, 0)
+    lines = []
+    for first in range(0, len(wanted), most):
+        part = wanted[first : first + most]
+        plans = [
+            Plan(bench.trainee(name), _settings(bench, method, shots, steps, rates, draw)) for name, rates, draw in part
+        ]
+        length = None if spec.needs_metaprompt else bench.prompt_length()
+        losses = adapt(bench.backbone, metaprompt, plans, prompt_length=length).fit.validation.tolist()
+        for (name, rates, draw), plan, loss in zip(part, plans, losses, strict=True):
+            own = (method, name, *rates, plan.settings.loop.steps, shots, draw)
+            lines.append(dict(zip(IDENTITY, own, strict=True)) | {"loss": round(loss, 4)})
+    return lines
+
+
+def _settings(bench: Workbench, method: str, shots: Shots, steps: int | None, rates: Rates, draw: int) -> Any:
+    changes: dict[str, Any] = {"loop.learning_rate": rates[0], "loop.vector_learning_rate": rates[1]}
+    settings = bench.settings(method, shots, 0, draw, 0)
+    return changed(settings, changes | ({"loop.steps": steps} if steps else {}))
+
+
+def table(lines: Sequence[Line]) -> str:
+    """Markdown: per method each target's loss at its best rate, mean over draws, and wins over the first method."""
+    methods = list(dict.fromkeys(line["method"] for line in lines))
+    targets = list(dict.fromkeys(line["target"] for line in lines))
+    best = {(m, t): _best(lines, m, t) for m in methods for t in targets}
+    rows = [f"| method | {' | '.join(targets)} | mean | better than {methods[0]} |", "|---" * (len(targets) + 3) + "|"]
+    for method in methods:
+        means = [_mean(best[method, t]) for t in targets]
+        pairs = [(best[method, t][d], best[methods[0], t][d]) for t in targets for d in best[methods[0], t]]
+        wins = "" if method == methods[0] else f"{sum(a < b for a, b in pairs)} of {len(pairs)}"
+        rows.append(f"| {method} | {' | '.join(f'{x:.3f}' for x in means)} | {sum(means) / len(means):.3f} | {wins} |")
+    return "\n".join(rows)
+
+
+def _mean(by_draw: Mapping[int, float]) -> float:
+    return sum(by_draw.values()) / len(by_draw)
+
+
+def _best(lines: Sequence[Line], method: str, target: str) -> dict[int, float]:
+    """Draw → loss, at the rates whose mean over draws is lowest."""
+    found: dict[Any, dict[int, float]] = {}
+    for line in lines:
+        if (line["method"], line["target"]) == (method, target):
+            found.setdefault((line["rate"], line["vector_rate"], line["steps"]), {})[line["draw"]] = line["loss"]
+    return min(found.values(), key=_mean)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True, help="plan of `clinprompt benchmark`")
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="work folder of a sweep that has the metaprompts")
+    parser.add_argument("--methods", nargs="+", required=True, help="the first is what the others are compared with")
+    parser.add_argument("--rates", nargs="+", type=float, default=[0.03, 0.1])
+    parser.add_argument("--vector-rates", nargs="+", type=float, help="of u and v, one per rate; default: the same")
+    parser.add_argument("--shots", default=FULL, help=f"examples per draw, or {FULL}")
+    parser.add_argument("--draws", type=int, default=1)
+    parser.add_argument("--steps", type=int, help="default: the plan's")
+    parser.add_argument("--rows", type=int, default=16, help="rows that train together")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--autocast", action="store_true", help="bf16 autocast")
+    parser.add_argument("--out", type=Path, required=True)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    shots: Shots = FULL if args.shots == FULL else int(args.shots)
+    vectors = args.vector_rates or args.rates
+    if len(vectors) != len(args.rates):
+        raise SystemExit(f"--vector-rates: {len(vectors)} for {len(args.rates)} rates")
+    known = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.is_file() else []
+    lines: list[Line] = []
+    try:
+        bench = workbench(args.config, args.work, args.data_dir, args.methods, shots, args.autocast)
+        for method in args.methods:
+            grid = [
+                (t, rates, d)
+                for t in TARGETS
+                for rates in zip(args.rates, vectors, strict=True)
+                for d in range(args.draws)
+            ]
+            there = {tuple(line[key] for key in IDENTITY): line for line in known}
+            keys = {item: _key(bench, method, shots, args.steps, item) for item in grid}
+            fresh = measure(bench, method, shots, args.steps, [i for i in grid if keys[i] not in there], args.rows)
+            with args.out.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(line) + "\n" for line in fresh)
+            there |= {tuple(line[key] for key in IDENTITY): line for line in fresh}
+            lines += [there[key] for key in keys.values()]
+            print(f"{method}: {len(fresh)} computed, {len(grid) - len(fresh)} known", flush=True)
+    except TrainingError as error:
+        raise SystemExit(str(error)) from None
+    print(table(lines))
+
+
+def _key(
+    bench: Workbench, method: str, shots: Shots, steps: int | None, item: tuple[str, Rates, int]
+) -> tuple[Any, ...]:
+    name, rates, draw = item
+    planned = _settings(bench, method, shots, steps, rates, draw).loop.steps
+    return method, name, *rates, planned, shots, draw
+
+
+if __name__ == "__main__":
+    main()
