@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-browser test-vllm lint clean
+.PHONY: install demo test test-browser test-vllm test-llamacpp lint clean
 
 install: $(STAMP)
 
@@ -28,6 +28,11 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 test-vllm: install
 	$(PY) tests/serving/vllm_environment.py .venv-vllm $(TORCH_INDEX)
 	CLINPROMPT_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm tests/serving
+
+# llama.cpp as a wheel, and its converter from a source archive (130 MB).
+test-llamacpp: install
+	$(PY) tests/serving/llamacpp_environment.py .venv-llamacpp
+	CLINPROMPT_LLAMACPP_PYTHON=$(CURDIR)/.venv-llamacpp/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m llamacpp tests/serving
 
 lint: install
 	$(BIN)/ruff check src tests benchmarks pretraining

@@ -1,4 +1,7 @@
-"""Task files with made-up prompts for tiny random backbones: their answers mean nothing, and every one is distinct."""
+"""Task files with made-up prompts for tiny random backbones: their answers mean nothing, and every one is distinct.
+
+Beside them the tasks of the packaged metaprompt, whose answers on the embedded backbone are words.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Any
 import torch
 
 from clinprompt.backbone.model import Backbone
-from clinprompt.prompts.artifact import Card, TaskPrompt, backbone_note
+from clinprompt.prompts.artifact import Card, TaskPrompt, backbone_note, load_metaprompt, packaged_metaprompt
 from clinprompt.records import Entity, Record
 from clinprompt.tasks.definition import TaskDefinition
 
@@ -40,6 +43,18 @@ def task_files(backbone: Backbone) -> dict[str, TaskPrompt]:
         "treats": task_file(backbone, "treats", "relation", length=4, seed=6, labels=["treats", "causes"]),
         "triples": task_file(backbone, "triples", "relation", seed=7, labels=["treats"], entities="predicted"),
     }
+
+
+def packaged_tasks(backbone: Backbone) -> dict[str, TaskPrompt]:
+    """Every task of the packaged metaprompt; answers of at most 24 tokens."""
+    meta = load_metaprompt(packaged_metaprompt())
+    # Whether the metaprompt was learned on exactly these weights does not matter here: any prompts will do.
+    card = meta.card.model_copy(update={"kind": "task", "backbone": backbone_note(backbone), "metrics": {}, "data": ()})
+    found = {}
+    for row, name in enumerate(meta.names):
+        own = card.model_copy(update={"tasks": (meta.card.tasks[row],), "answer_limit": (24,)})
+        found[name] = TaskPrompt({"prompt": meta.prompt(name)}, own)
+    return found
 
 
 def note(number: int, repeats: int = 1) -> Record:

@@ -26,14 +26,7 @@ from clinprompt.backbone.model import Backbone, load_backbone
 from clinprompt.corpora.sample.suite import SampleTask, sample_suite
 from clinprompt.evaluation.answerer import of_task
 from clinprompt.evaluation.decoding import Decoder
-from clinprompt.prompts.artifact import (
-    TaskPrompt,
-    backbone_note,
-    load_metaprompt,
-    load_task,
-    packaged_metaprompt,
-    save_task,
-)
+from clinprompt.prompts.artifact import TaskPrompt, load_task, save_task
 from clinprompt.serving import bake as baking
 from clinprompt.serving.app import create_app
 from clinprompt.serving.baked import open_baked
@@ -44,6 +37,7 @@ from clinprompt.serving.transformers_engine import TransformersEngine
 from clinprompt.serving.vllm_engine import VllmEngine, connect
 from clinprompt.serving.vllm_server import PYTHON_VARIABLE, VllmServer, free_port, start
 from clinprompt.tasks.definition import TaskDefinition
+from tests.serving.taskfiles import packaged_tasks
 from tests.serving.world import wait_until
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
@@ -65,26 +59,22 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     if not os.environ.get(PYTHON_VARIABLE):
         pytest.skip(f"needs vLLM in an environment of its own: run `make test-vllm` (or set {PYTHON_VARIABLE})")
     place = tmp_path_factory.mktemp("vllm")
-    backbone, meta = load_backbone("embedded"), load_metaprompt(packaged_metaprompt())
-    files = {}
-    # Whether the metaprompt was learned on exactly these weights does not matter here: any prompts will do.
-    card = meta.card.model_copy(update={"kind": "task", "backbone": backbone_note(backbone), "metrics": {}, "data": ()})
-    for row, name in enumerate(meta.names):
-        own = card.model_copy(update={"tasks": (meta.card.tasks[row],), "answer_limit": (24,)})
-        files[name] = TaskPrompt({"prompt": meta.prompt(name)}, own)
+    backbone = load_backbone("embedded")
+    files = packaged_tasks(backbone)
+    names = list(files)
     table = backbone.model.get_input_embeddings().weight
     rows = torch.randint(100, len(table), (LONG,), generator=torch.Generator().manual_seed(0))
-    files["long"] = TaskPrompt({"prompt": table[rows].clone()}, files[meta.names[0]].card)
+    files["long"] = TaskPrompt({"prompt": table[rows].clone()}, files[names[0]].card)
     for name, file in files.items():
         files[name] = save_task(file, place / f"{name}.safetensors")
-    chosen = [*meta.names[:10], "long"]
+    chosen = [*names[:10], "long"]
     baking.bake([place / f"{name}.safetensors" for name in chosen], place / "model", backbone="embedded")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     server = start(
         place / "model", extra=("--enforce-eager", "--max-num-seqs", "64"), log=place / "vllm.log", seconds=1500
     )
     try:
-        yield World(backbone, server, place / "model", {name: files[name] for name in [*chosen, meta.names[10]]})
+        yield World(backbone, server, place / "model", {name: files[name] for name in [*chosen, names[10]]})
     finally:
         server.stop()
 
