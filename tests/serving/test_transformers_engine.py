@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from clinprompt.backbone.model import Backbone
 from clinprompt.errors import BackboneError, TaskError
 from clinprompt.evaluation.predict import predict_task
+from clinprompt.serving import batching
 from clinprompt.serving.batching import BatchLimits
 from clinprompt.serving.engine import EngineBusy, EngineClosed, EngineFailed, Generated, Question, Sampling, UnknownTask
 from clinprompt.serving.predicting import Answer, answer, ask
+from clinprompt.serving.rows import Rows
 from clinprompt.serving.transformers_engine import TransformersEngine
 from tests.models import tiny
 from tests.serving.taskfiles import LIMIT, note, task_file, task_files
@@ -153,6 +158,99 @@ def endless_model() -> Backbone:
 
     backbone.head = head
     return backbone
+
+
+def spied_steps(monkeypatch: pytest.MonkeyPatch, look: Callable[[Rows], None]) -> None:
+    """Calls `look` with every batch before each of its steps, in the thread of the model."""
+    step = Rows.step
+
+    def seen(rows: Rows, tokens: Sequence[int]) -> Tensor:
+        look(rows)
+        return step(rows, tokens)
+
+    monkeypatch.setattr(Rows, "step", seen)
+
+
+def test_a_long_answer_does_not_widen_the_rows_of_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys and values of a batch are as wide as its longest row, so long answers are written apart."""
+    monkeypatch.setattr(batching, "SHORT", 64)
+    shapes: list[tuple[int, int]] = []
+    spied_steps(monkeypatch, lambda rows: shapes.append((len(rows), rows.columns)))
+
+    async def work(engine: TransformersEngine) -> None:
+        long = asyncio.create_task(engine.answer(Question(None, "a long one", limit=150)))
+        rounds = 0
+        while not long.done():
+            await asyncio.gather(*(engine.answer(Question(None, f"text {i}", limit=20)) for i in range(3)))
+            rounds += 1
+        assert rounds > 2
+
+    with_engine(work, endless_model(), names=())
+    assert max(columns for _, columns in shapes) > 150
+    assert max(columns for rows, columns in shapes if rows > 1) < 40
+
+
+def test_places_are_counted_as_they_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of places is one of memory: it holds of padded rows, and nobody waits for ever."""
+    monkeypatch.setattr(batching, "SHORT", 64)
+    held: list[int] = []
+
+    async def work(engine: TransformersEngine) -> None:
+        def look(_: Rows) -> None:
+            lanes = [lane.active for lane in engine._batcher._lanes.values()]
+            held.append(sum(len(lane) * max(ticket.places for ticket in lane) for lane in lanes if lane))
+
+        spied_steps(monkeypatch, look)
+        limits = [90, 10, 4, 30, 90, 60, 4, 200, 10, 4]
+        questions = [Question(None, "ten places", limit=limit) for limit in limits]
+        found = await asyncio.gather(*(engine.answer(question) for question in questions))
+        assert [len(one.pieces) for one in found] == limits
+
+    with_engine(work, endless_model(), BatchLimits(tokens=180), names=())
+    assert {one for one in held if one > 180} == {210}  # alone, because it does not fit otherwise
+    assert max(one for one in held if one <= 180) > 130
+
+
+def test_nothing_of_an_answered_question_is_left_for_the_collector() -> None:
+    """Whether it was answered, cancelled or read as a stream. Keys and values that wait for Python's garbage collection
+    would be memory that rises and falls."""
+
+    def tensors() -> int:
+        return sum(isinstance(one, Tensor) for one in gc.get_objects())
+
+    async def work(engine: TransformersEngine) -> tuple[int, int]:
+        async def some(seed: int) -> None:
+            chance = random.Random(seed)
+            for number in range(2):
+                task = engine.tasks()[chance.choice(sorted(engine.tasks()))]
+                asked = await ask(engine, task, note(number, chance.randint(1, 3)))
+                going = asyncio.create_task(answer(engine, asked))
+                if chance.random() < 0.3:
+                    await asyncio.sleep(0.003)
+                    going.cancel()
+                await asyncio.gather(going, return_exceptions=True)
+                async with contextlib.aclosing(engine.generate(Question(task, "some text", limit=9))) as pieces:
+                    async for _ in pieces:
+                        if chance.random() < 0.2:
+                            break
+
+        async def round_of_questions() -> int:
+            await asyncio.gather(*(some(seed) for seed in range(5)))
+            while engine.load().running or engine.load().waiting:
+                await asyncio.sleep(0.001)
+            await engine._in_model(lambda: None)  # the pass that ended the last one is over
+            return tensors()
+
+        await round_of_questions()  # what libraries keep for themselves is there then
+        gc.collect()
+        gc.disable()
+        try:
+            return tensors(), await round_of_questions()
+        finally:
+            gc.enable()
+
+    before, after = with_engine(work)
+    assert after == before
 
 
 def test_closing_answers_what_was_accepted() -> None:

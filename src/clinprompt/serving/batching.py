@@ -5,11 +5,13 @@ together (at most `read_tokens` padded tokens at a time) and join; closed choice
 never join. A question that comes to an idle engine waits up to `wait_seconds` for company.
 
 Prompts, prefixes and LoRA share a pass. Adapters that cannot (`adapters.mixed`) have a lane each: a batch of their own
-that takes its steps in turn with the others.
+that takes its steps in turn with the others. So have answers that may become much longer than others: the keys and
+values of a batch are as wide as its longest row, and one long answer would make every short one pay for its length.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import traceback
@@ -32,14 +34,19 @@ from clinprompt.serving.detokenizing import Detokenizer, Stopper
 from clinprompt.serving.engine import EngineBusy, EngineClosed, EngineFailed, Finish, Load, Piece, Question
 from clinprompt.serving.rows import Read, Reading, Rows, read
 
+_Key = tuple[AdapterBank | None, int]
+SHORT, LONGER = 512, 4
+"""Places: questions of up to 512 share a lane, those of up to 2,048, of up to 8,192, … Our choice: most are short."""
+
 
 @dataclass(frozen=True)
 class BatchLimits:
     """Sizes of the batch. Defaults are ours, for a small model on a CPU or an 8B model on one GPU.
 
-    rows: answers under way at once; tokens: their places in keys and values, answers not written yet included;
-    read_tokens: padded tokens read in one pass; waiting: questions in the queue; wait_seconds: how long a question that
-    comes to an idle engine waits for company.
+    rows: answers under way at once; tokens: places for their keys and values, answers not written yet included, each
+    row as long as the longest of its lane (a question that needs more is answered alone); read_tokens: padded tokens
+    read in one pass; waiting: questions in the queue; wait_seconds: how long a question that comes to an idle engine
+    waits for company.
     """
 
     rows: int = 64
@@ -77,14 +84,15 @@ class Ticket:
         return self.reading.length + self.limit
 
     @property
-    def company(self) -> AdapterBank | None:
-        """Questions of the same company share a pass."""
-        return None if self.reading.inside is None else self.reading.inside.company
+    def lane(self) -> _Key:
+        """Questions of the same lane share a pass: those of one company that hold similarly many places."""
+        company = None if self.reading.inside is None else self.reading.inside.company
+        return company, max(0, math.ceil(math.log(self.places / SHORT, LONGER)))
 
 
 @dataclass(eq=False)
 class _Lane:
-    """Answers that take their steps in one pass."""
+    """Answers that take their steps in one pass (`Ticket.lane`)."""
 
     rows: Rows
     active: list[Ticket] = field(default_factory=list)
@@ -115,7 +123,7 @@ class Batcher:
         self._waiting: deque[Ticket] = deque()
         self._jobs: deque[Callable[[], None]] = deque()
         self._closing = False
-        self._lanes: dict[AdapterBank | None, _Lane] = {}  # only those with answers under way
+        self._lanes: dict[_Key, _Lane] = {}  # only those with answers under way
         self._news: list[tuple[Ticket, Any]] = []
         self._counts = {"read": 0, "written": 0, "passes": 0}
         self._busy = 0  # questions taken from the queue and not in the batch (being read)
@@ -175,11 +183,11 @@ class Batcher:
                 self._do_jobs()
                 self._drop_cancelled()
                 taken = self._take()
-                for part in _by_company(taken):
+                for part in _by_lane(taken):
                     self._read(part)
                 for lane in self._lanes.values():
                     self._step(lane)
-                self._lanes = {company: lane for company, lane in self._lanes.items() if lane.active}
+                self._lanes = {key: lane for key, lane in self._lanes.items() if lane.active}
             except Exception as error:
                 self._fail([*taken, *self._active()], error)
             self._busy = 0
@@ -219,16 +227,19 @@ class Batcher:
     def _take(self) -> list[Ticket]:
         """The questions to read now: in order of arrival, as many as rows, places and one pass allow."""
         active = self._active()
-        places = sum(ticket.places for ticket in active)
+        places: dict[_Key, list[int]] = {}
+        for ticket in active:
+            places.setdefault(ticket.lane, []).append(ticket.places)
         free, longest = self.limits.rows - len(active), 0
         taken: list[Ticket] = []
         with self._changed:
             while self._waiting and free > 0:
                 ticket = self._waiting[0]
                 longest = max(longest, ticket.reading.read)
-                places += ticket.places
+                places.setdefault(ticket.lane, []).append(ticket.places)
+                padded = sum(len(lane) * max(lane) for lane in places.values())
                 pass_full = bool(taken) and longest * (len(taken) + 1) > self.limits.read_tokens
-                batch_full = places > self.limits.tokens and bool(taken or active)
+                batch_full = bool(taken or active) and padded > self.limits.tokens
                 if pass_full or batch_full:
                     break
                 taken.append(self._waiting.popleft())
@@ -237,7 +248,7 @@ class Batcher:
         return taken
 
     def _read(self, taken: Sequence[Ticket]) -> None:
-        """Read questions of one company."""
+        """Read questions of one lane."""
         with mixed(self._backbone, _insides(taken)):
             found = read(self._backbone, [ticket.reading for ticket in taken])
         with self._backbone.precision():
@@ -252,7 +263,7 @@ class Batcher:
             self._choose(logits[open_], [taken[i] for i in open_])
             going = [i for i in open_ if taken[i].finish is None]
             if going:
-                lane = self._lanes.setdefault(taken[0].company, _Lane(Rows(self._backbone)))
+                lane = self._lanes.setdefault(taken[0].lane, _Lane(Rows(self._backbone)))
                 lane.rows.join(found, going)
                 lane.active += [taken[i] for i in going]
 
@@ -358,11 +369,11 @@ def _insides(tickets: Sequence[Ticket]) -> list[Inside | None]:
     return [ticket.reading.inside for ticket in tickets]
 
 
-def _by_company(tickets: Sequence[Ticket]) -> list[list[Ticket]]:
+def _by_lane(tickets: Sequence[Ticket]) -> list[list[Ticket]]:
     """Questions that may be read in one pass, in order of arrival."""
-    found: dict[AdapterBank | None, list[Ticket]] = {}
+    found: dict[_Key, list[Ticket]] = {}
     for ticket in tickets:
-        found.setdefault(ticket.company, []).append(ticket)
+        found.setdefault(ticket.lane, []).append(ticket)
     return list(found.values())
 
 

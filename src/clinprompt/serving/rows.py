@@ -3,7 +3,8 @@
 Every row of the batch is one sequence; its keys and values end at the same column as everybody's and begin where they
 begin (padding on the left is masked). Rows of different tasks, prompt lengths and ages thus take every step together,
 and the distance of two tokens in columns is their distance in the sequence, so sliding windows stay right. Keys and
-values lie in buffers with room to spare: a step writes one column, a row that leaves is overwritten by the last one.
+values lie in buffers with a little room to spare: a step writes one column, a row that leaves is overwritten by the
+last one.
 """
 
 from __future__ import annotations
@@ -174,9 +175,10 @@ class _Slab(DynamicLayer):  # type: ignore[no-untyped-call]
             self.buffers[index] = new
 
 
-def _roomy(columns: int) -> int:
-    """Columns to hold where so many are in use."""
-    return columns + BLOCK + columns // 4
+def _room(rows: int, columns: int) -> tuple[int, int]:
+    """Rows and columns to hold where so many are in use. Growing costs a copy of what is in use, which every step reads
+    anyway; a row to spare costs as much as the longest row."""
+    return rows + 1 + rows // 4, columns + BLOCK
 
 
 class Rows:
@@ -249,23 +251,22 @@ class Rows:
         return hidden
 
     def _make_room(self, rows: int, columns: int) -> None:
-        """Room for `rows` rows and `columns` more columns in every layer."""
+        """Room for `rows` rows and `columns` more columns in every layer; what is copied for one is fitted in both."""
         held, _, width, _ = self._slabs[0].buffers[0].shape
-        wanted = self.columns + columns
-        if rows <= held and wanted <= width:
-            return
-        more_rows = held if rows <= held else max(rows, 2 * held)
-        for slab in self._slabs:
-            slab.reserve(more_rows, _roomy(wanted))
+        if rows > held or self.columns + columns > width:
+            self._reserve(*_room(rows, self.columns + columns))
 
     def _give_back(self) -> None:
-        """Smaller buffers when four times what is in use is held: many short rows and a few long ones, one after the
-        other, would else end in room for many long ones."""
+        """Smaller buffers when twice what is needed is held: many short rows and a few long ones, one after the other,
+        would else end in room for many long ones."""
         held, _, width, _ = self._slabs[0].buffers[0].shape
-        rows, columns = 2 * max(len(self), 4), _roomy(self.columns)
-        if held * width > 4 * rows * columns:
-            for slab in self._slabs:
-                slab.reserve(rows, columns)
+        rows, columns = _room(len(self), self.columns)
+        if held * width > 2 * rows * columns:
+            self._reserve(rows, columns)
+
+    def _reserve(self, rows: int, columns: int) -> None:
+        for slab in self._slabs:
+            slab.reserve(rows, columns)
 
     def _shift(self, by: int) -> None:
         for slab in self._slabs:
