@@ -34,7 +34,8 @@ from clinprompt.backbone.injection import collate, label_states, token_losses
 from clinprompt.backbone.model import Backbone
 from clinprompt.methods.generated import generated_numbers
 from clinprompt.methods.mpt import stored_numbers
-from clinprompt.methods.pt import prompt_bank
+from clinprompt.prompts.bank import DirectBank
+from clinprompt.prompts.initialisation import initial_prompts
 from clinprompt.training.banks import PREFIXES
 from clinprompt.training.batching import TaskExamples, chunks
 from clinprompt.training.costs import trained_numbers
@@ -286,7 +287,7 @@ def calibrate(backbone: Backbone, examples: Sequence[Encoded], length: int, *, m
     """FLOP/s reached by a forward and a backward pass over some of these examples (the second of two passes)."""
     part = chunks([len(e.ids) + length for e in examples], most_tokens)[len(examples) // 1024]
     chosen = [examples[i] for i in part]
-    bank = prompt_bank(backbone, length, "vocabulary", [0])
+    bank = DirectBank(initial_prompts(backbone, length, "vocabulary", [0]).to(backbone.device))
     rows = torch.zeros(len(chosen), dtype=torch.long, device=backbone.device)
     volume = _volume(chosen, length)
     began = 0.0

@@ -15,8 +15,9 @@ from clinprompt.methods.mpt import (
     stored_numbers,
     target_bank,
 )
-from clinprompt.methods.pt import prompt_bank, prompt_rates
+from clinprompt.methods.pt import prompt_rates
 from clinprompt.prompts.bank import DirectBank, trainable_parameters
+from clinprompt.training.starts import first_prompts
 from tests.models import tiny
 from tests.prompts.cards import metaprompt_for
 
@@ -90,7 +91,8 @@ def test_two_learning_rates() -> None:
 
 def test_prompt_tuning_rows() -> None:
     backbone = tiny()
-    same, apart = (prompt_bank(backbone, 5, "vocabulary", seeds) for seeds in ([1, 1, 1], [1, 2, 3]))
+    starts = [first_prompts(backbone, 5, ["vocabulary"] * 3, seeds, [[]] * 3) for seeds in ([1, 1, 1], [1, 2, 3])]
+    same, apart = (DirectBank(values) for values in starts)
     assert torch.equal(same.prompt[0], same.prompt[2]) and not torch.equal(apart.prompt[0], apart.prompt[2])
     assert torch.equal(same.prompt[0], apart.prompt[0])
     with torch.no_grad():
