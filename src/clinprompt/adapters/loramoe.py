@@ -11,16 +11,15 @@ lengths. It routes by its input and cannot be merged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from clinprompt.adapters.family import FamilyBank, Start, constant, down, gated, kaiming, up, wide
+from clinprompt.adapters.balanced import BalancedBank
+from clinprompt.adapters.family import Start, constant, down, gated, kaiming, up, wide
 from clinprompt.adapters.sites import Positions, Site, SiteTargets
-from clinprompt.backbone.model import Backbone
 
 
 class LoraMoeSettings(BaseModel):
@@ -35,23 +34,12 @@ class LoraMoeSettings(BaseModel):
     targets: SiteTargets = Field(default="ffn", description="all-linear, attention, ffn, or parts of names")
 
 
-class LoraMoeBank(FamilyBank):
+class LoraMoeBank(BalancedBank):
     """Per site: "A" (1, N, r, in), "B" (1, N, out, r), "router" (1, N, in)."""
 
     method = "loramoe"
     settings_type = LoraMoeSettings
     mergeable = False
-
-    def __init__(
-        self,
-        parameters: Mapping[str, Tensor],
-        settings: LoraMoeSettings,
-        chosen: dict[str, Site],
-        tasks: int,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(parameters, settings, chosen, tasks, seed)
-        self._terms: list[Tensor] = []
 
     @classmethod
     def plan(cls, chosen: Mapping[str, Site], tasks: int, settings: LoraMoeSettings, width: int) -> dict[str, Start]:
@@ -64,29 +52,15 @@ class LoraMoeBank(FamilyBank):
             found[f"{name}.router"] = ((1, experts, site.inside), kaiming)
         return found
 
-    @contextmanager
-    def inside(self, backbone: Backbone, rows: Sequence[int], tasks: Sequence[int] | None) -> Iterator[None]:
-        """As every method; the balance is that of this batch."""
-        self._terms = []
-        with super().inside(backbone, rows, tasks):
-            yield
-
     def update(self, site: str, values: Tensor, at: Positions | None) -> Tensor:
         """(…, in) → (…, out)."""
         assert at is not None
         gates = torch.nn.functional.linear(values, self.part(site, "router", values)).softmax(-1)
         if torch.is_grad_enabled():
-            self._terms.append(_imbalance(gates, at))
+            self.note_imbalance(_imbalance(gates, at))
         low = gated(down(values, self.part(site, "A", values)), gates)
         added: Tensor = self.settings.alpha / self.settings.rank * up(low, self.part(site, "B", values))
         return added
-
-    def extra_loss(self) -> Tensor | None:
-        """(T,): the balance loss of the last batch, the same for all tasks; None where none was computed."""
-        if not self._terms or not self.settings.balance:
-            return None
-        balance: Tensor = self.settings.balance * torch.stack(self._terms).mean()
-        return balance.expand(self.tasks)
 
 
 def _imbalance(gates: Tensor, at: Positions) -> Tensor:

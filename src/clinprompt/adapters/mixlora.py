@@ -21,7 +21,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from clinprompt.adapters.family import FamilyBank, Start, constant, down, kaiming, normal, up, wide
+from clinprompt.adapters.balanced import BalancedBank
+from clinprompt.adapters.family import Start, constant, down, kaiming, normal, up, wide
 from clinprompt.adapters.sites import Positions, Site, ffn_block, restore_forward
 from clinprompt.backbone.model import Backbone
 
@@ -43,7 +44,7 @@ class MixLoraSettings(BaseModel):
         return "all-linear"
 
 
-class MixLoraBank(FamilyBank):
+class MixLoraBank(BalancedBank):
     """Per feed-forward site "A" (1, N, r, in), "B" (1, N, out, r), per attention site the same with N = 1; per block
     "router" (1, N, d)."""
 
@@ -61,7 +62,6 @@ class MixLoraBank(FamilyBank):
         seed: int = 0,
     ) -> None:
         super().__init__(parameters, settings, chosen, tasks, seed)
-        self._terms: list[Tensor] = []
         self._expert = 0
 
     @classmethod
@@ -79,7 +79,6 @@ class MixLoraBank(FamilyBank):
     @contextmanager
     def inside(self, backbone: Backbone, rows: Sequence[int], tasks: Sequence[int] | None) -> Iterator[None]:
         """Every feed-forward block runs under the experts its router chooses."""
-        self._terms = []
         replaced = []
         with super().inside(backbone, rows, tasks):
             try:
@@ -106,7 +105,7 @@ class MixLoraBank(FamilyBank):
         chosen, experts = likely.topk(min(self.settings.top, self.settings.experts))
         weights = (chosen / chosen.sum(-1, keepdim=True)).to(flat.dtype)
         if torch.is_grad_enabled():
-            self._terms.append(_imbalance(likely))
+            self.note_imbalance(_imbalance(likely))
         mixed, rest = torch.zeros_like(flat), None
         for expert in sorted(set(experts.flatten().tolist())):
             position, slot = torch.where(experts == expert)
@@ -117,13 +116,6 @@ class MixLoraBank(FamilyBank):
             mixed = mixed.index_add(0, position, weights[position, slot, None] * found[0])
         mixed = mixed.view_as(hidden)
         return mixed if rest is None else (mixed, *rest)
-
-    def extra_loss(self) -> Tensor | None:
-        """(T,): the balance loss of the last batch, the same for all tasks; None where none was computed."""
-        if not self._terms or not self.settings.balance:
-            return None
-        balance: Tensor = self.settings.balance * torch.stack(self._terms).mean()
-        return balance.expand(self.tasks)
 
 
 class _Routed:
