@@ -51,5 +51,6 @@ def test_a_few_random_requests(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)  # minutes on a core of its own, longer beside other work
 def test_many_random_requests(tmp_path: Path) -> None:
     assert check_all(tmp_path, 300) > 1000
