@@ -41,6 +41,9 @@ class Verbs(TyperGroup):
     """The group of all verbs; turns exceptions into messages and exit codes."""
 
     def invoke(self, ctx: Any) -> Any:
+        """Run the verb. What goes wrong becomes a line on standard error and the exit code of the error's kind; of a
+        defect the places in the code are told and not the message, which may quote a note (CLINPROMPT_TRACEBACK).
+        """
         try:
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort, BrokenPipeError):

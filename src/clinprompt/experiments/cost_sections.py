@@ -91,6 +91,7 @@ def budgets(board: Board) -> dict[str, int]:
 
 
 def tuning_section(board: Board) -> Section:
+    """What every method tried and chose, and whether all had equally many trials."""
     rows = []
     for method in budgets(board):
         cells = [c for c in board.cells if c.method == method]

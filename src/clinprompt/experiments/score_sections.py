@@ -44,6 +44,7 @@ def bracket(value: float, low: float, high: float) -> str:
 
 
 def examples_text(shots: int | str) -> str:
+    """A number of shots in words."""
     return "all training examples" if shots == "full" else f"{shots} training examples"
 
 
@@ -51,6 +52,7 @@ def examples_text(shots: int | str) -> str:
 
 
 def main_section(board: Board, comparisons: Sequence[Comparison], draw: bool) -> Section:
+    """The main table, its comparisons with their tests, and, if `draw`, a forest plot of the differences."""
     section = Section(f"Scores with {examples_text(board.main_shots)}")
     section.blocks.append(_main_table(board, comparisons))
     if comparisons:
@@ -289,6 +291,7 @@ def few_shot_comparisons(board: Board) -> dict[int, list[Comparison]]:
 
 
 def few_shot_section(board: Board, families: dict[int, list[Comparison]], draw: bool) -> Section | None:
+    """Scores by number of examples, with the comparisons of each number (`families`); None without few-shot cells."""
     methods = board.few_shot_methods
     if not methods:
         return None

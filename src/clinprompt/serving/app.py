@@ -38,6 +38,7 @@ def create_app(service: Service, teach: TeachSettings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        """Load the tasks before the first request; at the end, answer what was accepted and close everything."""
         asyncio.get_running_loop().set_exception_handler(_note)
         beside = await service.start()
         try:

@@ -159,6 +159,7 @@ class Batcher:
             self._changed.notify()
 
     def load(self) -> Load:
+        """How busy the model is, and what it has done."""
         with self._changed:
             counts = self._counts
             running = len(self._active()) + self._busy

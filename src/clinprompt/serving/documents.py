@@ -73,6 +73,7 @@ def answer_of(task: ServedTask, document: Document | str, answer: Answer) -> Tas
 
 
 def summary_of(task: ServedTask) -> TaskSummary:
+    """A task as the list of tasks shows it."""
     return TaskSummary(
         name=task.name,
         task=task.definition.name,

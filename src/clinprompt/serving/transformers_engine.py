@@ -92,6 +92,7 @@ class TransformersEngine:
     # -- tasks ------------------------------------------------------------------------------------------------------
 
     async def add(self, name: str, file: TaskPrompt) -> ServedTask:
+        """As `Engine.add`: between two steps of the batch its prompt is read, or its adapter tried on the model."""
         task = await self._desk.run(lambda: self._prepared(name, file))
         if task.adapter is None:
             prefix, prompt = await self._in_model(lambda: prompt_states(self._inner, file))
@@ -128,6 +129,7 @@ class TransformersEngine:
         return scores
 
     async def generate(self, question: Question) -> AsyncGenerator[Piece, None]:
+        """As `Engine.generate`; closing the generator takes the question out of the batch before its next step."""
         ticket = await self._ticket(question)
         pieces: asyncio.Queue[Any] = asyncio.Queue()
         ticket.streams, ticket.tell = True, pieces.put_nowait
