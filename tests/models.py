@@ -40,7 +40,7 @@ def byte_tokenizer(bos: bool = False) -> Any:
 
 
 def tiny(kind: str = "llama", *, seed: int = 0, bos: bool = False, chat: bool = False, **config: Any) -> Backbone:
-    """A backbone of class `kind`: llama, gpt_oss, qwen3, gemma2, gpt2 or t5; width 32, 2 layers."""
+    """A backbone of class `kind`: llama, gpt_oss, qwen3, gemma2, gpt2, t5, mt5 or bart; width 32, 2 layers."""
     torch.manual_seed(seed)
     model = _model(kind, config)
     model.generation_config.eos_token_id = 2
@@ -78,7 +78,14 @@ def _model(kind: str, extra: dict[str, Any]) -> Any:
     if kind == "gpt2":
         small = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 1024}
         return transformers.GPT2LMHeadModel(transformers.GPT2Config(**common | small | extra))
-    if kind == "t5":
+    if kind in ("t5", "mt5"):
         t5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
+        if kind == "mt5":
+            return transformers.MT5ForConditionalGeneration(transformers.MT5Config(**common | t5 | extra))
         return transformers.T5ForConditionalGeneration(transformers.T5Config(**common | t5 | extra))
+    if kind == "bart":
+        sizes = {"layers": 2, "attention_heads": 4, "ffn_dim": 64}
+        sides = {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in sizes.items()}
+        bart = {"d_model": 32, "max_position_embeddings": 256, "decoder_start_token_id": 2}
+        return transformers.BartForConditionalGeneration(transformers.BartConfig(**common | bart | sides | extra))
     raise ValueError(kind)

@@ -14,8 +14,10 @@ from clinprompt.adapters.peft_format import export_lora
 from clinprompt.adapters.prefix import PrefixBank
 from clinprompt.backbone.encoding import encode
 from clinprompt.backbone.model import Backbone
+from clinprompt.backbone.t5_prefix import attentions, prefixed
 from clinprompt.errors import ArtifactError
 from clinprompt.prompts.artifact import TaskPrompt
+from clinprompt.prompts.bank import DirectBank
 from tests.adapters.support import SOURCES, TARGETS, bank_for, losses
 from tests.models import tiny
 from tests.prompts.cards import card, task_for
@@ -110,6 +112,29 @@ def test_prefix_rows_have_pefts_logits(kind: str) -> None:
         with torch.no_grad():
             model.prompt_encoder.default.embedding.weight.copy_(pairs.permute(2, 0, 1, 3).flatten(1))
         torch.testing.assert_close(ours[i], losses_of_peft(model, backbone, i), atol=2e-5, rtol=1e-4)
+
+
+def test_a_decoders_prefix_in_t5_has_pefts_logits() -> None:
+    """PEFT's prefix in T5 is before the decoder's self-attention alone. Its positions have a bias, ours none: there is
+    none in these models. PEFT 0.21 gives decoder layer i the numbers of layer 2i modulo their count: all have the same.
+    """
+    backbone, twin = tiny("t5"), tiny("t5")
+    for model in (backbone.model, twin.model):
+        model.decoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.zero_()
+    keys, values = torch.randn(2, 3, 4, 5, 8, generator=torch.Generator().manual_seed(0)).unbind()  # (R, heads, m, w)
+    rows, absent = [1, 2, 0], torch.zeros(3, 4, 0, 8)
+    states = [
+        (keys[rows], values[rows]) if name.startswith("decoder") else (absent, absent) for name in attentions(backbone)
+    ]
+    with torch.no_grad(), prefixed(backbone, states):
+        ours = losses(backbone, DirectBank(torch.zeros(3, 0, 32)), rows)
+    config = peft.PrefixTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=5)
+    model = peft.get_peft_model(twin.model, config).eval()
+    for i, row in enumerate(rows):
+        pairs = torch.stack([keys[row], values[row]] * 2)  # (2 · layers, heads, m, w)
+        with torch.no_grad():
+            model.prompt_encoder.default.embedding.weight.copy_(pairs.permute(2, 0, 1, 3).flatten(1))
+            torch.testing.assert_close(ours[i], losses_of_peft(model, backbone, i), atol=2e-5, rtol=1e-4)
 
 
 def lora_file(backbone: Backbone, bank: LoraBank, row: int) -> TaskPrompt:

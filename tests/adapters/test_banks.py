@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from clinprompt.adapters.bank import AdapterBank
 from clinprompt.adapters.full import full_bank
@@ -24,7 +26,7 @@ from tests.models import tiny
 CHOICES = [["yes", "no"], ["entailment", "neutral", "contradiction"], ["none", "x"]]
 CASES = [
     *(("lora", kind) for kind in ("llama", "gpt_oss", "qwen3", "gemma2", "gpt2", "t5")),
-    *(("prefix", kind) for kind in ("llama", "gpt_oss", "qwen3", "gemma2", "gpt2")),
+    *(("prefix", kind) for kind in ("llama", "gpt_oss", "qwen3", "gemma2", "gpt2", "t5", "mt5")),
 ]
 
 
@@ -73,10 +75,11 @@ def test_lean_path_equals_the_model_itself(method: str) -> None:
         torch.testing.assert_close(gradient, found[1][1][name], atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("method", ["lora", "prefix", "full"])
-def test_gradients_against_finite_differences(method: str) -> None:
+@pytest.mark.parametrize(("method", "kind"), [("lora", "gpt2"), ("prefix", "gpt2"), ("full", "gpt2"), ("prefix", "t5")])
+def test_gradients_against_finite_differences(method: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float64 on a model that computes in it throughout."""
-    backbone = tiny("gpt2")
+    throughout_double(monkeypatch)
+    backbone = tiny(kind)
     backbone.model.double()
     rows = [0, 0, 0] if method == "full" else [1, 0, 1]
     bank = double(bank_for(method, backbone, rows=2))
@@ -100,6 +103,16 @@ def test_gradients_against_finite_differences(method: str) -> None:
             parameter += 1e-5 * direction
         slope = float((values[0] - values[1]) / 2e-5)
         assert slope == pytest.approx(float((parameter.grad * direction).sum()), rel=1e-4, abs=1e-9)
+
+
+def throughout_double(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T5's norm computes its variance in float32, whatever it is given."""
+
+    def norm(module: Any, states: torch.Tensor) -> torch.Tensor:
+        scaled = states * torch.rsqrt(states.square().mean(-1, keepdim=True) + module.variance_epsilon)
+        return module.weight * scaled
+
+    monkeypatch.setattr(T5LayerNorm, "forward", norm)
 
 
 def double(bank: AdapterBank) -> AdapterBank:
@@ -147,9 +160,9 @@ def test_all_weights_take_one_row_a_batch() -> None:
         pass
 
 
-def test_prefixes_are_for_decoders() -> None:
-    with pytest.raises(BackboneError, match="decoder models"):
-        prefix_bank(tiny("t5"), torch.zeros(1, 4, 32))
+def test_prefixes_are_for_decoders_and_t5() -> None:
+    with pytest.raises(BackboneError, match="decoder models and T5 types"):
+        prefix_bank(tiny("bart"), torch.zeros(1, 4, 32))
 
 
 def test_rows_that_cannot_be_told_apart_are_refused() -> None:
@@ -157,12 +170,11 @@ def test_rows_that_cannot_be_told_apart_are_refused() -> None:
         by_example(torch.zeros(6, 4), lambda x: x)
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2", "t5"])
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2", "t5", "mt5"])
 def test_counts_are_those_of_the_bank(kind: str) -> None:
     backbone = tiny(kind)
     assert trainable_parameters(lora_bank(backbone, [0], rank=3)) == lora_parameters(backbone, 3)
-    if kind != "t5":
-        assert trainable_parameters(prefix_bank(backbone, torch.zeros(1, 4, 32))) == prefix_parameters(backbone, 4)
+    assert trainable_parameters(prefix_bank(backbone, torch.zeros(1, 4, 32))) == prefix_parameters(backbone, 4)
     assert trainable_parameters(full_bank(backbone, 1)) == backbone.parameters
 
 

@@ -34,7 +34,7 @@ def joint(backbone: Backbone, architecture: Architecture | None = CELL, rows: in
     return bank
 
 
-@pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt2"])
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt2", "t5"])
 def test_a_network_starts_at_the_keys_and_values_of_its_prompt(kind: str) -> None:
     """llama and gemma2 have fewer key/value heads than query heads here."""
     backbone = tiny(kind)
@@ -47,9 +47,10 @@ def test_a_network_starts_at_the_keys_and_values_of_its_prompt(kind: str) -> Non
     assert trainable_parameters(made) == 2 * counted
 
 
+@pytest.mark.parametrize("kind", ["llama", "t5"])
 @pytest.mark.parametrize("architecture", [CELL, None])
-def test_folded_equals_unfolded_row_by_row(architecture: Architecture | None) -> None:
-    backbone = tiny()
+def test_folded_equals_unfolded_row_by_row(architecture: Architecture | None, kind: str) -> None:
+    backbone = tiny(kind)
     bank = joint(backbone, architecture)
     assert trainable_parameters(bank) == 2 * joint_parameters(backbone, 4, architecture, 2)
     crowd = losses(backbone, bank, [1, 0, 1])
@@ -102,9 +103,10 @@ def test_gradients_of_a_joint_bank_against_finite_differences() -> None:
         assert slope == pytest.approx(wanted, rel=1e-4)
 
 
-def test_encoder_decoder_models_are_refused() -> None:
-    with pytest.raises(BackboneError, match="decoder models"):
-        joint_bank(tiny("t5"), torch.zeros(1, 4, 32), [0], CELL)
+def test_encoder_decoder_models_of_other_types_are_refused() -> None:
+    for architecture in (CELL, None):
+        with pytest.raises(BackboneError, match="decoder models and T5 types"):
+            joint_bank(tiny("bart"), torch.zeros(1, 4, 32), [0], architecture)
 
 
 def test_phases_take_turns() -> None:

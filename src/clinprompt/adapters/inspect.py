@@ -13,7 +13,7 @@ from clinprompt.adapters.family import FamilyBank
 from clinprompt.adapters.files import bank_of
 from clinprompt.adapters.joint import JointBank
 from clinprompt.adapters.lora import LoraBank
-from clinprompt.adapters.prefix import PrefixBank
+from clinprompt.adapters.prefix import PrefixBank, layer_names
 from clinprompt.backbone.model import Backbone
 from clinprompt.prompts.artifact import TaskPrompt
 
@@ -28,22 +28,23 @@ def changes(backbone: Backbone, task: TaskPrompt) -> list[dict[str, Any]]:
     """
     bank = bank_of(backbone, task)
     if isinstance(bank, JointBank):
-        return [*_prefix(bank.prefix), *(_lora(backbone, bank.lora, name) for name in bank.lora.modules)]
+        return [*_prefix(backbone, bank.prefix), *(_lora(backbone, bank.lora, name) for name in bank.lora.modules)]
     if isinstance(bank, FamilyBank):
         return _family(backbone, bank)
     if isinstance(bank, LoraBank):
         return [_lora(backbone, bank, name) for name in bank.modules]
     if isinstance(bank, PrefixBank):
-        return _prefix(bank)
+        return _prefix(backbone, bank)
     own = dict(backbone.model.named_parameters())
     return [_line(name, values[0] - own[name].float(), own[name]) for name, values in bank.values().items()]
 
 
-def _prefix(bank: AdapterBank) -> list[dict[str, Any]]:
+def _prefix(backbone: Backbone, bank: AdapterBank) -> list[dict[str, Any]]:
+    layers = layer_names(backbone)
     return [
-        _line(f"layer {layer} {name}", values[0, layer], None)
+        _line(f"{layer} {name}", values[0, index], None)
         for name, values in bank.values().items()
-        for layer in range(values.shape[1])
+        for index, layer in enumerate(layers)
     ]
 
 

@@ -1,9 +1,9 @@
 """A prefix that a network produces (PrefixNAS, arXiv 2605.14055), in rows: learned embeddings → keys and values.
 
 Row r has its own embeddings, network and projection: `[keys; values] of all layers = h W + b` with h (m, w) the
-network's output. W and b are solved so that the prefix starts at the keys and values of a soft prompt, as a plain
-prefix does (`adapters.prefix`): exactly if w ≥ m, else as near as rank w comes [O]. What is stored is the prefix, not
-the network.
+network's output; in T5 types all layers are those of `backbone.t5_prefix.attentions`, of all three kinds. W and b are
+solved so that the prefix starts at the keys and values of a soft prompt, as a plain prefix does (`adapters.prefix`):
+exactly if w ≥ m, else as near as rank w comes [O]. What is stored is the prefix, not the network.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class NetworkBank(AdapterBank):
 def network_bank(backbone: Backbone, prompts: Tensor, architecture: Architecture, seeds: Sequence[int]) -> NetworkBank:
     """One network per prompt (R, m, d) and seed, whose prefix starts at that prompt's keys and values.
 
-    m is the prompts' length. Raises BackboneError for encoder-decoder models.
+    m is the prompts' length. Raises BackboneError for encoder-decoder models of other types than T5's.
     """
     return solved_bank(backbone, prompts, architecture.slots, (architecture.width, architecture.hidden), seeds)
 

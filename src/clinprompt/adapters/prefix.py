@@ -3,7 +3,8 @@
 They are trained directly, without the paper's network that produces them (P-tuning v2, arXiv 2110.07602, finds it
 unneeded), and start at the keys and values of a soft prompt, by default m real tokens: a prefix begins as that prompt
 [O]. It stands before everything, BOS included, as PEFT's does. Keys are kept as attention uses them, with their rotary
-positions.
+positions. T5-type models have three kinds of attention and a prefix before each (`backbone.t5_prefix`): "layers" then
+counts the encoder's, the decoder's, and the decoder's once more for cross-attention.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import torch
 from torch import Tensor
 
 from clinprompt.adapters.bank import AdapterBank
+from clinprompt.backbone import t5_prefix
 from clinprompt.backbone.model import Backbone
 from clinprompt.backbone.prefix_cache import PrefixCache
-from clinprompt.errors import BackboneError
 
 
 class PrefixBank(AdapterBank):
@@ -32,7 +33,8 @@ class PrefixBank(AdapterBank):
 
     @contextmanager
     def inside(self, backbone: Backbone, rows: Sequence[int], tasks: Sequence[int] | None) -> Iterator[None]:
-        """The backbone's `prefix` holds the layers' keys and values (B, heads, m, head width) of each example's row."""
+        """Every layer sees keys and values (B, heads, m, head width) of each example's row, by `backbone.prefix` or, in
+        T5 types, by its attention."""
         index = torch.tensor(list(rows), device=backbone.device)
         with placed(backbone, self.parameters["keys"], self.parameters["values"], index):
             yield
@@ -44,7 +46,12 @@ def placed(backbone: Backbone, keys: Tensor, values: Tensor, rows: Tensor) -> It
     # Layers first, then rows: one backward pass per layer touches that layer alone.
     before = [layer.index_select(0, rows) for layer in keys.unbind(1)]
     after = [layer.index_select(0, rows) for layer in values.unbind(1)]
-    previous, backbone.prefix = backbone.prefix, list(zip(before, after, strict=True))
+    states = list(zip(before, after, strict=True))
+    if backbone.kind == "seq2seq":
+        with t5_prefix.prefixed(backbone, states):
+            yield
+        return
+    previous, backbone.prefix = backbone.prefix, states
     try:
         yield
     finally:
@@ -54,23 +61,33 @@ def placed(backbone: Backbone, keys: Tensor, values: Tensor, rows: Tensor) -> It
 def prefix_bank(backbone: Backbone, prompts: Tensor) -> PrefixBank:
     """One row per prompt (R, m, d), starting at the keys and values that the backbone computes for it.
 
-    Raises BackboneError for encoder-decoder models.
+    Raises BackboneError for encoder-decoder models of other types than T5's.
     """
     if backbone.kind == "seq2seq":
-        raise BackboneError(
-            f"{backbone.name}: a prefix (prefix, lora+prefix, peml, search) is made for decoder models here; an "
-            "encoder-decoder would need one for each of its three kinds of attention. Use lora, a multi-task adapter "
-            "without prefix, pt or mpt with this one."
-        )
+        layers = t5_prefix.prompt_states(backbone, prompts)
+        return PrefixBank(*(torch.stack([layer[part] for layer in layers], dim=1) for part in (0, 1)))
     cache = PrefixCache(backbone)
     rows = [cache.states(prompt, "front") for prompt in prompts.to(backbone.device)]
     keys, values = (torch.stack([torch.cat([layer[part] for layer in row]) for row in rows]).clone() for part in (0, 1))
     return PrefixBank(keys, values)
 
 
+def layer_names(backbone: Backbone) -> list[str]:
+    """What the layers of a prefix are called: "layer 0", …; in T5 types "encoder 0", …, "decoder 0", …, "cross 0", ….
+
+    Raises BackboneError for encoder-decoder models of other types.
+    """
+    if backbone.kind == "seq2seq":
+        return list(t5_prefix.attentions(backbone))
+    return [f"layer {index}" for index in range(backbone.model.config.get_text_config().num_hidden_layers)]
+
+
 def prefix_parameters(backbone: Backbone, length: int) -> int:
-    """Numbers of one row: 2 · layers · key/value heads · head width · m."""
+    """Numbers of one row: 2 · layers · key/value heads · head width · m. A T5 type has encoder + 2 · decoder layers.
+
+    Raises as `layer_names`.
+    """
     config = backbone.model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * width * length)
+    return int(2 * len(layer_names(backbone)) * heads * width * length)

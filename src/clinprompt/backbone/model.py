@@ -45,7 +45,7 @@ class Backbone:
     head: Head
     autocast: bool = False
     prefetches: dict[str, int] = field(default_factory=dict)  # prompt digest → times its keys/values were computed
-    prefix: LayerStates | None = None  # while a prefix adapter is applied: what stands before each example of a batch
+    prefix: LayerStates | None = None  # while a decoder's prefix is applied: what is before each example of a batch
 
     @property
     def device(self) -> torch.device:

@@ -32,7 +32,7 @@ def joint_bank(
     """One row per prompt (R, m, d) and seed: a prefix that starts at the prompt's keys and values, and LoRA at zero.
 
     `architecture`: the network that produces the prefix (`peml`), None for plain keys and values (`lora+prefix`).
-    Raises BackboneError for encoder-decoder models.
+    Raises BackboneError for encoder-decoder models of other types than T5's.
     """
     if architecture is None:
         prefix = prefix_bank(backbone, prompts)

@@ -91,7 +91,7 @@ def search(
     """Search on the tasks into `folder`: architecture.yaml, architecture.svg, search.json; the same call continues.
 
     Raises TrainingError without Optuna, for tasks too small to be halved or a folder that holds another run,
-    BackboneError for encoder-decoder models.
+    BackboneError for encoder-decoder models of other types than T5's.
     """
     optuna = _optuna()
     examples, run = _prepared(backbone, sources, settings)
