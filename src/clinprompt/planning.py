@@ -10,7 +10,8 @@ With N = weights outside the embedding tables (of a mixture of experts: those on
     validation        2·N per token + 2·V·d per label token
     distillation    + 2·V·d per label token (the teachers' logits, from their stored states)
     attention       + 4·layers·a per forward pass for each pair of a token and one it sees, a = heads · head width;
-                      twice that backward. A prefix adds its m keys to what every token sees, and no tokens.
+                      twice that backward. A prefix adds its m keys to what every token sees, and no tokens. In an
+                      encoder-decoder a text's tokens see each other, an answer's those before and the text.
 
 Padding is not counted. Time is the FLOPs
 over a rate: one that the user gives, or one measured on a forward and backward pass over real examples. Memory is a
@@ -30,6 +31,7 @@ import torch
 from clinprompt.adapters.files import JOINT
 from clinprompt.adapters.lora import lora_parameters
 from clinprompt.backbone.encoding import Encoded
+from clinprompt.backbone.flops import Volume, body_parameters, forward_flops, training_flops, volume_of
 from clinprompt.backbone.injection import collate, label_states, token_losses
 from clinprompt.backbone.model import Backbone
 from clinprompt.methods.generated import generated_numbers
@@ -103,53 +105,24 @@ class Estimate:
         }
 
 
-@dataclass(frozen=True)
-class _Volume:
-    """Sequence positions, label tokens, and pairs of a position with one that it sees."""
-
-    tokens: float = 0.0
-    labels: float = 0.0
-    pairs: float = 0.0
-
-    def __add__(self, other: _Volume) -> _Volume:
-        return _Volume(self.tokens + other.tokens, self.labels + other.labels, self.pairs + other.pairs)
-
-    def times(self, factor: float) -> _Volume:
-        return _Volume(self.tokens * factor, self.labels * factor, self.pairs * factor)
-
-
-def body_parameters(backbone: Backbone) -> int:
-    """N: all weights but the embedding tables; of experts, the share that one token is sent to."""
-    embedding = backbone.model.get_input_embeddings().weight
-    head = backbone.model.get_output_embeddings().weight
-    total = backbone.parameters - embedding.numel() - (0 if head is embedding else head.numel())
-    config = backbone.model.config.get_text_config()
-    experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
-    used = getattr(config, "num_experts_per_tok", None)
-    if experts and used:
-        inside = sum(p.numel() for name, p in backbone.model.named_parameters() if ".experts." in name)
-        total -= round(inside * (1 - used / experts))
-    return int(total)
-
-
 def plan_learn(backbone: Backbone, examples: Sequence[TaskExamples], length: int, settings: LearnSettings) -> Estimate:
     """The three stages of `learn` on these encoded tasks."""
     tasks, width = len(examples), backbone.width
-    every = _sum(_volume(e.train, length) for e in examples)
-    validation = _sum(_volume(e.validation[: settings.teacher.validation_limit], length) for e in examples)
+    every = _sum(volume_of(e.train, length) for e in examples)
+    validation = _sum(volume_of(e.validation[: settings.teacher.validation_limit], length) for e in examples)
     teacher = _rows(examples, length, settings.teacher)
     distilled = bool(settings.weight_logits or settings.weight_hidden)
     source = _mixed(examples, length).times(settings.source.batch_size * settings.source.steps)
-    student_flops = _training_flops(backbone, source) + _validation_flops(backbone, validation, settings.source)
+    student_flops = training_flops(backbone, source) + _validation_flops(backbone, validation, settings.source)
     if settings.weight_logits:
         student_flops += 2 * backbone.vocabulary * width * source.labels
-    teacher_flops = _training_flops(backbone, teacher) + _validation_flops(backbone, validation, settings.teacher)
+    teacher_flops = training_flops(backbone, teacher) + _validation_flops(backbone, validation, settings.teacher)
     student = stored_numbers("group", length, width, settings.rank, tasks)
     if settings.architecture is not None:
         student += generated_numbers(settings.architecture, length, width) - length * width
     stages = [Stage("teachers", tasks * length * width, settings.teacher.steps, round(teacher.tokens), teacher_flops)]
     if distilled:
-        stages.append(Stage("teacher states", 0, 0, round(every.tokens), _forward_flops(backbone, every)))
+        stages.append(Stage("teacher states", 0, 0, round(every.tokens), forward_flops(backbone, every)))
     stages.append(Stage("metaprompt", student, settings.source.steps, round(source.tokens), student_flops))
     micro = max(settings.teacher.micro_tokens, settings.source.micro_tokens)
     held = every.labels * len(settings.layers) * width * _bytes(backbone) if distilled else 0.0
@@ -167,24 +140,24 @@ def plan_extend(
     replayed = list(known) if settings.keep == "replay" else []
     tasks, width, old, loop = [*replayed, *fresh], backbone.width, len(replayed), settings.source
     teacher = _rows(fresh, length, settings.teacher)
-    validation = _sum(_volume(e.validation[: settings.teacher.validation_limit], length) for e in fresh)
+    validation = _sum(volume_of(e.validation[: settings.teacher.validation_limit], length) for e in fresh)
     stages = [
         Stage(
             "teachers",
             len(fresh) * length * width,
             settings.teacher.steps,
             round(teacher.tokens),
-            _training_flops(backbone, teacher) + _validation_flops(backbone, validation, settings.teacher),
+            training_flops(backbone, teacher) + _validation_flops(backbone, validation, settings.teacher),
         )
     ]
     distilled = bool(settings.weight_logits or settings.weight_hidden)
-    every = _sum(_volume(e.train, length) for e in tasks)
+    every = _sum(volume_of(e.train, length) for e in tasks)
     if distilled:
-        stages.append(Stage("teacher states", 0, 0, round(every.tokens), _forward_flops(backbone, every)))
+        stages.append(Stage("teacher states", 0, 0, round(every.tokens), forward_flops(backbone, every)))
     shares = [(replayed, settings.replay if old else 0.0), (list(fresh), 1 - settings.replay if old else 1.0)]
     source = _sum(_mixed(group, length).times(share * loop.batch_size * loop.steps) for group, share in shares)
-    validation = _sum(_volume(e.validation[: loop.validation_limit], length) for e in tasks)
-    flops = _training_flops(backbone, source) + _validation_flops(backbone, validation, loop)
+    validation = _sum(volume_of(e.validation[: loop.validation_limit], length) for e in tasks)
+    flops = training_flops(backbone, source) + _validation_flops(backbone, validation, loop)
     if settings.weight_logits:
         flops += 2 * backbone.vocabulary * width * source.labels
     trained = stored_numbers("group" if old else "vectors", length, width, settings.rank, len(tasks))
@@ -194,7 +167,7 @@ def plan_extend(
     return _estimate(backbone, tasks, stages, micro, len(tasks) * length * width, held)
 
 
-def _mixed(examples: Sequence[TaskExamples], length: int, ahead: int = 0) -> _Volume:
+def _mixed(examples: Sequence[TaskExamples], length: int, ahead: int = 0) -> Volume:
     """The mean example of examples-proportional mixing."""
     shares = [min(len(e.train), SIZE_CAP) for e in examples]
     return _sum(_mean(e.train, length, ahead).times(n / sum(shares)) for e, n in zip(examples, shares, strict=True))
@@ -218,8 +191,8 @@ def plan_adapt(
     if method in ("lora", *JOINT):
         adapter = lora_parameters(backbone, settings.lora.rank, settings.lora.targets)
     volume = _rows(examples, computed, loop, ahead)
-    validation = _sum(_volume(e.validation[: loop.validation_limit], computed, ahead) for e in examples)
-    flops = _training_flops(backbone, volume, adapter=adapter, full=method == "full")
+    validation = _sum(volume_of(e.validation[: loop.validation_limit], computed, ahead) for e in examples)
+    flops = training_flops(backbone, volume, adapter=adapter, full=method == "full")
     flops += _validation_flops(backbone, validation, loop, adapter=adapter)
     steps = loop.steps if any(e.train for e in examples) else 0
     name = f"adapt ({method}, {settings.mode})" if method == "mpt" else f"adapt ({method})"
@@ -239,10 +212,10 @@ def _start_stage(
 ) -> list[Stage]:
     """Every source's prompt on some training examples, forward only; none where the start is not looked for."""
     most = judged_examples(settings, method)
-    volume = _sum(_volume(e.train[:most], length) for e in examples).times(sources)
+    volume = _sum(volume_of(e.train[:most], length) for e in examples).times(sources)
     if not volume.tokens:
         return []
-    flops = _forward_flops(backbone, volume) + 2.0 * backbone.vocabulary * backbone.width * volume.labels
+    flops = forward_flops(backbone, volume) + 2.0 * backbone.vocabulary * backbone.width * volume.labels
     return [Stage(f"start ({start_of(settings, method)} of the sources)", 0, 0, round(volume.tokens), flops)]
 
 
@@ -257,8 +230,8 @@ def plan_multitask(backbone: Backbone, examples: Sequence[TaskExamples], setting
     else:
         used = multitask_parameters(backbone, 1, name, settings.adapter)  # what is shared, and one task's own
     volume = _mixed(examples, 0, ahead).times(loop.batch_size * loop.steps)
-    validation = _sum(_volume(e.validation[: loop.validation_limit], 0, ahead) for e in examples)
-    flops = _training_flops(backbone, volume, adapter=used)
+    validation = _sum(volume_of(e.validation[: loop.validation_limit], 0, ahead) for e in examples)
+    flops = training_flops(backbone, volume, adapter=used)
     flops += _validation_flops(backbone, validation, loop, adapter=used)
     stage = Stage(f"learn ({name})", trained, loop.steps, round(volume.tokens), flops)
     return _estimate(backbone, examples, [stage], loop.micro_tokens, trained, 0.0)
@@ -270,10 +243,10 @@ def plan_search(backbone: Backbone, examples: Sequence[TaskExamples], settings: 
     used = lora_parameters(backbone, relax.lora.rank, relax.lora.targets)
     passes = 2 * settings.trials * relax.loop.batch_size * relax.loop.steps
     volume = _mixed(examples, 0, ahead).times(passes)
-    validation = _sum(_volume(e.validation[: relax.loop.validation_limit], 0, ahead) for e in examples)
-    judging = _forward_flops(backbone, validation, adapter=used)
+    validation = _sum(volume_of(e.validation[: relax.loop.validation_limit], 0, ahead) for e in examples)
+    judging = forward_flops(backbone, validation, adapter=used)
     judging += 2.0 * backbone.vocabulary * backbone.width * validation.labels
-    flops = _training_flops(backbone, volume, adapter=used) + 2 * settings.trials * judging
+    flops = training_flops(backbone, volume, adapter=used) + 2 * settings.trials * judging
     stage = Stage("search", used, settings.trials * relax.loop.steps, round(volume.tokens), flops)
     return _estimate(backbone, examples, [stage], relax.loop.micro_tokens, used, 0.0)
 
@@ -289,7 +262,7 @@ def calibrate(backbone: Backbone, examples: Sequence[Encoded], length: int, *, m
     chosen = [examples[i] for i in part]
     bank = DirectBank(initial_prompts(backbone, length, "vocabulary", [0]).to(backbone.device))
     rows = torch.zeros(len(chosen), dtype=torch.long, device=backbone.device)
-    volume = _volume(chosen, length)
+    volume = volume_of(chosen, length)
     began = 0.0
     for _ in range(2):
         began = time.perf_counter()
@@ -297,7 +270,7 @@ def calibrate(backbone: Backbone, examples: Sequence[Encoded], length: int, *, m
         loss = token_losses(backbone, label_states(backbone, batch, bank.compose(rows))).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         loss.item()  # waits for an accelerator
-    return _training_flops(backbone, volume) / (time.perf_counter() - began)
+    return training_flops(backbone, volume) / (time.perf_counter() - began)
 
 
 def _estimate(
@@ -353,46 +326,20 @@ def _bytes(backbone: Backbone) -> int:
     return 2 if backbone.autocast or backbone.preset.dtype == "bfloat16" else 4
 
 
-def _volume(examples: Sequence[Encoded], length: int, ahead: int = 0) -> _Volume:
-    """`length` positions are computed with every example, `ahead` are seen by it but not computed (a prefix)."""
-    sizes = [len(e.ids) + length for e in examples]
-    pairs = sum(size * (size + 1) / 2 + size * ahead for size in sizes)
-    return _Volume(sum(sizes), sum(e.labels for e in examples), pairs)
+def _mean(examples: Sequence[Encoded], length: int, ahead: int = 0) -> Volume:
+    return volume_of(examples, length, ahead).times(1 / max(1, len(examples)))
 
 
-def _mean(examples: Sequence[Encoded], length: int, ahead: int = 0) -> _Volume:
-    return _volume(examples, length, ahead).times(1 / max(1, len(examples)))
-
-
-def _rows(examples: Sequence[TaskExamples], length: int, loop: LoopSettings, ahead: int = 0) -> _Volume:
+def _rows(examples: Sequence[TaskExamples], length: int, loop: LoopSettings, ahead: int = 0) -> Volume:
     """Every row draws its own batch each step; early stopping is not foreseen."""
     return _sum(_mean(e.train, length, ahead).times(min(loop.batch_size, len(e.train)) * loop.steps) for e in examples)
 
 
-def _sum(volumes: Any) -> _Volume:
-    return sum(volumes, _Volume())
+def _sum(volumes: Any) -> Volume:
+    return sum(volumes, Volume())
 
 
-def _training_flops(backbone: Backbone, volume: _Volume, *, adapter: int = 0, full: bool = False) -> float:
-    head, per_weight = backbone.vocabulary * backbone.width, 6.0 if full else 4.0
-    weights = per_weight * (body_parameters(backbone) * volume.tokens + head * volume.labels)
-    return weights + 6.0 * adapter * volume.tokens + 3 * _attention_flops(backbone, volume)
-
-
-def _forward_flops(backbone: Backbone, volume: _Volume, *, adapter: int = 0) -> float:
-    """Without the head."""
-    return 2.0 * (body_parameters(backbone) + adapter) * volume.tokens + _attention_flops(backbone, volume)
-
-
-def _attention_flops(backbone: Backbone, volume: _Volume) -> float:
-    """Scores and weighted values of one forward pass."""
-    config = backbone.model.config.get_text_config()
-    heads = int(config.num_attention_heads)
-    width = int(getattr(config, "head_dim", None) or backbone.width // heads)
-    return 4.0 * int(config.num_hidden_layers) * heads * width * volume.pairs
-
-
-def _validation_flops(backbone: Backbone, volume: _Volume, loop: LoopSettings, *, adapter: int = 0) -> float:
+def _validation_flops(backbone: Backbone, volume: Volume, loop: LoopSettings, *, adapter: int = 0) -> float:
     times = math.ceil(loop.steps / loop.evaluate_every) if loop.evaluate_every else 0
     head = backbone.vocabulary * backbone.width
-    return times * (_forward_flops(backbone, volume, adapter=adapter) + 2.0 * head * volume.labels)
+    return times * (forward_flops(backbone, volume, adapter=adapter) + 2.0 * head * volume.labels)

@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from clinprompt.backbone.flops import body_parameters
 from clinprompt.experiments.energy import EnergyMeter
 from clinprompt.experiments.multitask_bench import MultitaskBench
 from clinprompt.experiments.results import Cell, Trial
 from clinprompt.experiments.store import read_json, write_json
 from clinprompt.experiments.trainings import Cost, Row, Trained
-from clinprompt.planning import body_parameters, plan_multitask, plan_search
+from clinprompt.planning import plan_multitask, plan_search
 from clinprompt.prompts.multitask import MultitaskAdapter, load_multitask
 from clinprompt.training.multitask import CHECKPOINT, FILE, learn_multitask
 from clinprompt.training.search import search, search_examples
