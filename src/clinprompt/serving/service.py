@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clinprompt.serving import memory
 from clinprompt.serving.admission import Admission
 from clinprompt.serving.audit import Audit
 from clinprompt.serving.engine import Engine, EngineBusy, ServedTask, UnknownTask
@@ -80,7 +81,7 @@ class Service:
         """Load the folder; returns the tasks that run beside the server."""
         await self.library.refresh()
         self.ready = True
-        return [asyncio.create_task(self._watch())]
+        return [asyncio.create_task(self._watch()), asyncio.create_task(_tidy())]
 
     async def _watch(self) -> None:
         """Look at the folder of tasks and at the key file, for ever."""
@@ -119,3 +120,9 @@ class Service:
             Keys(keys) if keys else None,
             Audit(audit) if audit else None,
         )
+
+
+async def _tidy() -> None:
+    """Give freed memory back to the system, for ever; without blocking the event loop."""
+    while await asyncio.to_thread(memory.give_back):
+        await asyncio.sleep(memory.SECONDS)
