@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from clinprompt.cli import app
 from clinprompt.errors import TaskError, TrainingError
-from clinprompt.experiments import multitask_trainings, units
+from clinprompt.experiments import multitask_trainings
 from clinprompt.experiments.board import lay_out
 from clinprompt.experiments.claims import Claims
 from clinprompt.experiments.estimate import estimate
@@ -131,8 +131,8 @@ def test_a_finished_comparison_computes_nothing(
     swept: tuple[MultitaskBench, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = swept[1]
-    for module, name in ((units, "score_cell"), (multitask_trainings, "learn_multitask"), (units, "train_adapters")):
-        monkeypatch.setattr(module, name, forbidden)
+    for place in ("units.score_cell", "multitask_trainings.learn_multitask", "multitask_bench.train_adapters"):
+        monkeypatch.setattr(f"clinprompt.experiments.{place}", forbidden)
     before = (folder / "r.jsonl").read_bytes()
     run(bench(folder), folder / "r.jsonl")
     assert (folder / "r.jsonl").read_bytes() == before

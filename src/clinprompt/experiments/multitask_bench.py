@@ -6,7 +6,7 @@ network comes from, and its settings. Rows that want the same training share it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +18,11 @@ from clinprompt.backbone.model import Backbone
 from clinprompt.errors import TaskError, TrainingError, unknown_name
 from clinprompt.experiments.cells import FORMAT, CellPlan, Group
 from clinprompt.experiments.multitask_protocol import Contender, MultitaskProtocol
+from clinprompt.experiments.multitask_trainings import train_adapters
 from clinprompt.experiments.protocol import FULL, Shots
+from clinprompt.experiments.results import Cell, Trial
 from clinprompt.experiments.store import Store, read_json
+from clinprompt.experiments.trainings import Progress, Row, Trained
 from clinprompt.experiments.workbench import Workbench, members
 from clinprompt.methods.registry import MethodSpec
 from clinprompt.task_lookup import load_task, task_definition
@@ -132,6 +135,43 @@ class MultitaskBench(Workbench):
                 raise TaskError(unknown_name("source", task, list(references)))
         return [source_task(load_task(references[t], self.data_dir, splits=("train", "validation"))) for t in wanted]
 
+    # -- work ---------------------------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        spec: MethodSpec,
+        shots: Shots,
+        rows: Sequence[Row],
+        *,
+        selections: Mapping[str, str],
+        most: int,
+        name: str,
+        progress: Progress | None = None,
+    ) -> dict[Row, Trained]:
+        """All tasks of every training that these rows name; what was trained before is read from the store."""
+        return train_adapters(self, spec.name, rows, progress)
+
+    def train_again(
+        self, spec: MethodSpec, shots: Shots, rows: Sequence[Row], name: str, progress: Progress | None = None
+    ) -> dict[Row, Trained]:
+        """As `train`: all tasks of a training are in it anyway."""
+        return train_adapters(self, spec.name, rows, progress)
+
+    def annotated(self, line: Cell) -> Cell:
+        """Also trials of the search, the network chosen, and bytes as a task's share of the one file."""
+        found = self.found(line.method) if self.contender(line.method).search else None
+        tried = [_search_trial(trial) for trial in found["trials"]] if found else []
+        network = self.architecture(line.method)
+        chosen = line.chosen | ({} if network is None else {"network": _words(network.model_dump())})
+        cost = found and {key: found[key] for key in ("seconds", "joules", "flops", "tokens")}
+        searched_on = [source.task.name for source in self.searched_on(line.method)] if found else []
+        settings = line.settings | ({"search": {**cost, "trials": len(tried), "tasks": searched_on}} if cost else {})
+        stored = round(line.stored_bytes / len(self.target_names()))
+        on = f"mean validation loss of all {len(self.target_names())} tasks"
+        judged = [trial.model_copy(update={"on": on}) for trial in line.trials]
+        update = {"trials": (*judged, *tried), "chosen": chosen, "settings": settings, "stored_bytes": stored}
+        return line.model_copy(update=update)
+
     # -- identities ---------------------------------------------------------------------------------------------------
 
     def groups(self) -> list[Group]:
@@ -211,6 +251,19 @@ class MultitaskBench(Workbench):
         for key in DECIDES_NOTHING:
             found["loop"].pop(key)
         return found
+
+
+def _search_trial(trial: Mapping[str, Any]) -> Trial:
+    score = trial["discrete_loss"]
+    values = {"network": _words(trial["architecture"])}
+    return Trial(
+        values=values, score=None if score is None else round(score, 6), on="search: validation loss of its tasks"
+    )
+
+
+def _words(network: Mapping[str, Any]) -> str:
+    chain = " → ".join(network["operations"])
+    return f"{chain} (width {network['width']}, hidden {network['hidden']}, length {network['length']})"
 
 
 def multitask_bench(

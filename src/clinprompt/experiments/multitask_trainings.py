@@ -7,25 +7,22 @@ charged to the runs of the first seed, once: all seeds use what it found.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clinprompt.backbone.flops import body_parameters
-from clinprompt.experiments.energy import EnergyMeter
-from clinprompt.experiments.multitask_bench import MultitaskBench
-from clinprompt.experiments.results import Cell, Trial
+from clinprompt.experiments.spending import Cost, Spending
 from clinprompt.experiments.store import read_json, write_json
-from clinprompt.experiments.trainings import Cost, Row, Trained
+from clinprompt.experiments.trainings import Progress, Row, Trained, named
 from clinprompt.planning import plan_multitask, plan_search
 from clinprompt.prompts.multitask import MultitaskAdapter, load_multitask
 from clinprompt.training.multitask import CHECKPOINT, FILE, learn_multitask
 from clinprompt.training.search import search, search_examples
 
-Progress = Callable[[str, int, int, float], None]
+if TYPE_CHECKING:
+    from clinprompt.experiments.multitask_bench import MultitaskBench
+
 SPENT = "spent.json"
 
 
@@ -68,11 +65,10 @@ def learn_once(bench: MultitaskBench, name: str, trial: int, seed: int, progress
         losses = tuple(math.nan if loss is None else loss for loss in note["losses"])
         return Learned(load_multitask(folder / FILE), losses, Cost(**note["cost"]))
     settings = bench.training_settings(name, trial, seed)
-    with spending(folder):
-        learned = learn_multitask(bench.backbone, bench.trainees(), settings, folder, progress=_named(name, progress))
+    with Spending(folder / SPENT) as spent:
+        learned = learn_multitask(bench.backbone, bench.trainees(), settings, folder, progress=named(name, progress))
     planned = plan_multitask(bench.backbone, learned.examples, settings).stages[0]
-    spent = read_json(folder / SPENT) or {}
-    cost = Cost(planned.parameters, planned.flops, spent["seconds"], spent["joules"])
+    cost = Cost(planned.parameters, planned.flops, spent.cost.seconds, spent.cost.joules)
     losses = tuple(learned.fit.validation.tolist())
     kept = [None if math.isnan(loss) else loss for loss in losses]
     write_json(folder / "line.json", {"losses": kept, "cost": asdict(cost)})
@@ -89,13 +85,13 @@ def searched(bench: MultitaskBench, name: str, progress: Progress | None = None)
     if found is not None:
         return found
     folder, settings, sources = bench.search_folder(name), bench.search_settings(), bench.searched_on(name)
-    with spending(folder):
+    with Spending(folder / SPENT) as spent:
         result = search(bench.backbone, sources, settings, folder, progress=progress)
     examples = search_examples(bench.backbone, sources, settings)
     planned = plan_search(bench.backbone, examples, settings)
-    spent = read_json(folder / SPENT) or {}
     found = {"architecture": result.architecture.model_dump(mode="json"), "trials": result.trials}
-    found |= {"tokens": result.tokens, "flops": planned.flops, **spent}
+    found |= {"tokens": result.tokens, "flops": planned.flops}
+    found |= {"seconds": spent.cost.seconds, "joules": spent.cost.joules}
     write_json(folder / "found.json", found)
     return found
 
@@ -116,50 +112,3 @@ def share(cost: Cost, tasks: int) -> Cost:
     """A task's part of a cost; the numbers are those of the whole adapter."""
     joules = None if cost.joules is None else cost.joules / tasks
     return Cost(cost.trainable, cost.flops / tasks, cost.seconds / tasks, joules)
-
-
-def annotated(bench: MultitaskBench, line: Cell) -> Cell:
-    """A cell's line with what only a multi-task comparison has: trials of the search, the network chosen, and bytes as
-    a task's share of the one file."""
-    found = bench.found(line.method) if bench.contender(line.method).search else None
-    tried = [_search_trial(trial) for trial in found["trials"]] if found else []
-    network = bench.architecture(line.method)
-    chosen = line.chosen | ({} if network is None else {"network": _words(network.model_dump())})
-    cost = found and {key: found[key] for key in ("seconds", "joules", "flops", "tokens")}
-    searched_on = [source.task.name for source in bench.searched_on(line.method)] if found else []
-    settings = line.settings | ({"search": {**cost, "trials": len(tried), "tasks": searched_on}} if cost else {})
-    stored = round(line.stored_bytes / len(bench.target_names()))
-    on = f"mean validation loss of all {len(bench.target_names())} tasks"
-    judged = [trial.model_copy(update={"on": on}) for trial in line.trials]
-    update = {"trials": (*judged, *tried), "chosen": chosen, "settings": settings, "stored_bytes": stored}
-    return line.model_copy(update=update)
-
-
-def _search_trial(trial: Mapping[str, Any]) -> Trial:
-    score = trial["discrete_loss"]
-    values = {"network": _words(trial["architecture"])}
-    return Trial(
-        values=values, score=None if score is None else round(score, 6), on="search: validation loss of its tasks"
-    )
-
-
-def _words(network: Mapping[str, Any]) -> str:
-    chain = " → ".join(network["operations"])
-    return f"{chain} (width {network['width']}, hidden {network['hidden']}, length {network['length']})"
-
-
-def _named(name: str, progress: Progress | None) -> Callable[[int, int, float], None] | None:
-    return (lambda done, total, loss: progress(name, done, total, loss)) if progress else None
-
-
-@contextmanager
-def spending(folder: Path) -> Iterator[None]:
-    """Adds the seconds and joules spent inside to the folder's note, also when it is interrupted."""
-    before = read_json(folder / SPENT) or {"seconds": 0.0, "joules": 0.0}
-    began, meter = time.monotonic(), EnergyMeter()
-    try:
-        yield
-    finally:
-        joules, known = meter.joules(), before["joules"]
-        whole = None if joules is None or known is None else known + joules
-        write_json(folder / SPENT, {"seconds": before["seconds"] + time.monotonic() - began, "joules": whole})

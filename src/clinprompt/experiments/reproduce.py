@@ -15,13 +15,12 @@ from clinprompt.experiments.cells import CellPlan, Group
 from clinprompt.experiments.claims import Claims
 from clinprompt.experiments.lines import machine
 from clinprompt.experiments.metaprompts import Progress, metaprompt_jobs, run_job
-from clinprompt.experiments.multitask_bench import MultitaskBench, multitask_bench
+from clinprompt.experiments.multitask_bench import multitask_bench
 from clinprompt.experiments.multitask_protocol import parse_multitask_protocol
-from clinprompt.experiments.multitask_trainings import annotated, train_adapters
 from clinprompt.experiments.protocol import parse_protocol
 from clinprompt.experiments.results import Cell
 from clinprompt.experiments.store import ResultsFile, Store
-from clinprompt.experiments.trainings import Row, Trained, train_together
+from clinprompt.experiments.trainings import Row, Trained
 from clinprompt.experiments.units import answer_cells, choose, score_cell
 from clinprompt.experiments.workbench import Workbench
 
@@ -91,19 +90,9 @@ def _compute(bench: Workbench, group: Group, cell: CellPlan, recorded: Cell, pro
     if not spec.trains:
         return score_cell(bench, spec, cell, None, None, progress)
     trained: dict[Row, Trained] = {}
-    shown = progress
     for listed in recorded.settings["trainings"]:
         rows = tuple(Row(*row) for row in listed)
-        if isinstance(bench, MultitaskBench):
-            trained |= train_adapters(bench, cell.method, rows, progress)
-            continue
-        trained |= train_together(
-            bench,
-            spec,
-            cell.shots,
-            rows,
-            progress=(lambda done, total, loss: shown(group.name, done, total, loss)) if shown else None,
-        )
+        trained |= bench.train_again(spec, cell.shots, rows, group.name, progress)
     fresh = replace(bench, store=_NoSelections(bench.store.work))
     choice = choose(fresh, group, trained)
     row = Row(cell.target, choice.chosen, cell.draw, cell.seed)
@@ -116,7 +105,7 @@ def _compute(bench: Workbench, group: Group, cell: CellPlan, recorded: Cell, pro
     cells = [cell] * len(company)
     answers = answer_cells(bench, spec, cells, [trained[each] for each in company], company, progress)
     line = score_cell(bench, spec, cell, choice, trained[row], answers=answers[company.index(row)])
-    return annotated(bench, line) if isinstance(bench, MultitaskBench) else line
+    return bench.annotated(line)
 
 
 class _NoSelections(Store):

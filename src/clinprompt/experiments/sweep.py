@@ -21,7 +21,8 @@ from clinprompt.experiments.multitask_protocol import parse_multitask_protocol
 from clinprompt.experiments.protocol import parse_protocol
 from clinprompt.experiments.results import Planned
 from clinprompt.experiments.store import ResultsFile, Store
-from clinprompt.experiments.units import Progress, run_unit
+from clinprompt.experiments.trainings import Progress
+from clinprompt.experiments.units import run_unit
 from clinprompt.experiments.workbench import Workbench
 from clinprompt.methods.registry import find_method
 

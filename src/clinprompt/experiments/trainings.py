@@ -7,17 +7,14 @@ is written down before it starts, so that an interrupted one is continued with t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clinprompt.experiments.cells import Run
-from clinprompt.experiments.energy import EnergyMeter
 from clinprompt.experiments.protocol import Shots
-from clinprompt.experiments.store import read_json, write_json
-from clinprompt.experiments.workbench import Workbench
+from clinprompt.experiments.spending import Cost, Spending
+from clinprompt.experiments.store import read_json
 from clinprompt.methods.registry import MethodSpec
 from clinprompt.planning import plan_adapt
 from clinprompt.prompts.artifact import Metaprompt, TaskPrompt
@@ -26,9 +23,18 @@ from clinprompt.training.banks import taken
 from clinprompt.training.identity import digest_of
 from clinprompt.training.settings import AdaptSettings
 
-Progress = Callable[[int, int, float], None]
+if TYPE_CHECKING:
+    from clinprompt.experiments.workbench import Workbench
+
+Progress = Callable[[str, int, int, float], None]  # what, done, total, loss
+Steps = Callable[[int, int, float], None]
 Selections = Mapping[str, str]
 """Target → identity of its group's selection."""
+
+
+def named(name: str, progress: Progress | None) -> Steps | None:
+    """The progress of one thing among several."""
+    return (lambda done, total, loss: progress(name, done, total, loss)) if progress else None
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -46,21 +52,6 @@ class Row:
 
     def as_list(self) -> list[Any]:
         return [self.target, self.trial, self.draw, self.seed]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a row costs: `trainable` numbers, FLOPs by formula, its share of the measured seconds and energy."""
-
-    trainable: int = 0
-    flops: float = 0.0
-    seconds: float = 0.0
-    joules: float | None = None
-
-    def __add__(self, other: Cost) -> Cost:
-        both = self.joules is not None and other.joules is not None
-        joules = (self.joules or 0.0) + (other.joules or 0.0) if both else None
-        return Cost(self.trainable, self.flops + other.flops, self.seconds + other.seconds, joules)
 
 
 @dataclass(frozen=True)
@@ -92,7 +83,7 @@ def train(
     *,
     selections: Selections,
     most: int,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> dict[Row, Trained]:
     """Train rows, those of an interrupted training together with its other rows again, from its checkpoint."""
     begun = _begun(bench, selections)
@@ -117,29 +108,24 @@ def train_together(
     rows: tuple[Row, ...],
     *,
     selections: Selections | None = None,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> dict[Row, Trained]:
     """One training of exactly these rows. With `selections` its state is kept in the store until `forget`."""
     settings = [bench.settings(spec.name, shots, row.trial, row.draw, row.seed) for row in rows]
     plans = [Plan(bench.trainee(row.target), each) for row, each in zip(rows, settings, strict=True)]
     metaprompt = bench.metaprompt(spec, rows[0].seed)
-    note = _Note.of(bench, selections, rows) if selections else None
-    spent = note.open() if note else Cost(joules=0.0)
-    began, meter = time.monotonic(), EnergyMeter()
-    try:
+    about = {"selections": dict(selections or {}), "rows": [row.as_list() for row in rows]}
+    checkpoint = bench.store.training(digest_of(about)) if selections else None
+    with Spending(checkpoint and checkpoint.with_suffix(".json"), about) as spent:
         result = adapt(
             bench.backbone,
             metaprompt,
             plans,
             prompt_length=None if spec.needs_metaprompt else bench.prompt_length(),
-            checkpoint=note.checkpoint if note else None,
+            checkpoint=checkpoint,
             progress=progress,
         )
-    finally:
-        spent += Cost(seconds=time.monotonic() - began, joules=meter.joules())
-        if note:
-            note.write(spent)
-    costs = _costs(bench, rows, settings, metaprompt, spent)
+    costs = _costs(bench, rows, settings, metaprompt, spent.cost)
     losses = result.fit.validation.tolist()
     return {
         row: Trained(file, float(loss), cost, rows)
@@ -194,30 +180,3 @@ def _begun(bench: Workbench, selections: Selections) -> dict[Row, tuple[tuple[Ro
             if selections.get(row.target) == note["selections"][row.target]:
                 found[row] = (rows, note["selections"])
     return found
-
-
-@dataclass(frozen=True)
-class _Note:
-    """What trains together and what it has cost so far, beside its checkpoint."""
-
-    checkpoint: Path
-    content: dict[str, Any]
-
-    @classmethod
-    def of(cls, bench: Workbench, selections: Selections, rows: Sequence[Row]) -> _Note:
-        content = {"selections": dict(selections), "rows": [row.as_list() for row in rows]}
-        return cls(bench.store.training(digest_of(content)), content)
-
-    def open(self) -> Cost:
-        """Write the note if it is new; returns what the training has cost before it was interrupted."""
-        found = read_json(self.checkpoint.with_suffix(".json"))
-        if found is not None:
-            return Cost(seconds=found["seconds"], joules=found["joules"])
-        self.write(Cost(joules=0.0))
-        return Cost(joules=0.0)
-
-    def write(self, spent: Cost) -> None:
-        write_json(
-            self.checkpoint.with_suffix(".json"),
-            {**self.content, "seconds": spent.seconds, "joules": spent.joules},
-        )

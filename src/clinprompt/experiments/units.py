@@ -19,17 +19,14 @@ from clinprompt.experiments.cells import CellPlan, Group, Unit
 from clinprompt.experiments.claims import Claims
 from clinprompt.experiments.energy import EnergyMeter
 from clinprompt.experiments.lines import machine, scored
-from clinprompt.experiments.multitask_bench import MultitaskBench
-from clinprompt.experiments.multitask_trainings import annotated, train_adapters
 from clinprompt.experiments.protocol import ZERO_SHOT
 from clinprompt.experiments.results import Cell, Trial
-from clinprompt.experiments.trainings import Cost, Row, Trained, forget, train
+from clinprompt.experiments.spending import Cost
+from clinprompt.experiments.trainings import Progress, Row, Trained, forget
 from clinprompt.experiments.workbench import Workbench
 from clinprompt.methods.registry import MethodSpec
 from clinprompt.tasks.codec import Prediction
 from clinprompt.version import __version__
-
-Progress = Callable[[str, int, int, float], None]  # what, done, total, loss
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ def _run(
             (group, cell), row = todo[index], rest[index]
             choice = choices[group.selection]
             line = score_cell(bench, spec, cell, choice, _with_tuning(row, trained, choice, group), answers=found)
-            _finish(bench, annotated(bench, line) if isinstance(bench, MultitaskBench) else line, finished)
+            _finish(bench, bench.annotated(line), finished)
     forget(bench, {name: name for group, _ in pending for name in (group.selection, group.choice)})
 
 
@@ -157,20 +154,18 @@ class _Trainer:
         return [Row(target, trial, *run) for trial, run in distinct for target in self.groups[0].targets]
 
     def train(self, rows: Sequence[Row]) -> dict[Row, Trained]:
-        if isinstance(self.bench, MultitaskBench):
-            return train_adapters(self.bench, self.spec.name, rows, self.progress)
+        """These rows, and rows of an interrupted training that one of them belongs to."""
         selections = {name: group.choice for group in self.groups for name in group.judged_on}
         selections |= {target: group.selection for group in self.groups for target in group.targets}
-        shown = self.progress
         name = self.groups[0].name if len(self.groups) == 1 else f"{self.spec.name} {len(self.groups)} targets"
-        return train(
-            self.bench,
+        return self.bench.train(
             self.spec,
             self.groups[0].shots,
             rows,
             selections=selections,
             most=self.most,
-            progress=(lambda done, total, loss: shown(name, done, total, loss)) if shown else None,
+            name=name,
+            progress=self.progress,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,13 @@ from clinprompt.api import source_task
 from clinprompt.backbone.encoding import Encoded
 from clinprompt.backbone.model import Backbone
 from clinprompt.errors import TaskError, TrainingError, unknown_name
+from clinprompt.experiments import trainings
 from clinprompt.experiments.cells import FORMAT, CellPlan, Group, records_digest
 from clinprompt.experiments.held_out import judging
 from clinprompt.experiments.protocol import FULL, Protocol, Shots
+from clinprompt.experiments.results import Cell
 from clinprompt.experiments.store import Store
+from clinprompt.experiments.trainings import Progress, Row, Trained, named
 from clinprompt.methods.registry import MethodSpec, find_method
 from clinprompt.prompts.artifact import Metaprompt, load_metaprompt
 from clinprompt.records import Record
@@ -157,6 +160,33 @@ class Workbench:
             encoded: list[Encoded] = self.examples(name, settings).train
             self._limits[name] = answer_limit(encoded, settings.target_reserve)
         return self._limits[name]
+
+    # -- work ---------------------------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        spec: MethodSpec,
+        shots: Shots,
+        rows: Sequence[Row],
+        *,
+        selections: Mapping[str, str],
+        most: int,
+        name: str,
+        progress: Progress | None = None,
+    ) -> dict[Row, Trained]:
+        """Rows with all that trains together with them; `name` is what progress is shown under (`trainings.train`)."""
+        told = named(name, progress)
+        return trainings.train(self, spec, shots, rows, selections=selections, most=most, progress=told)
+
+    def train_again(
+        self, spec: MethodSpec, shots: Shots, rows: Sequence[Row], name: str, progress: Progress | None = None
+    ) -> dict[Row, Trained]:
+        """Exactly these rows together, as a line recorded them; nothing of it is kept in the store."""
+        return trainings.train_together(self, spec, shots, tuple(rows), progress=named(name, progress))
+
+    def annotated(self, line: Cell) -> Cell:
+        """A finished line with what only this kind of comparison has."""
+        return line
 
     # -- identities ---------------------------------------------------------------------------------------------------
 
