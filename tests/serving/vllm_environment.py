@@ -19,7 +19,7 @@ _PICK = """
 import sys
 from packaging.requirements import Requirement
 for line in sys.stdin:
-    requirement = Requirement(line)
+    requirement = Requirement(line.strip())
     if requirement.name in sys.argv[1:] or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
         continue
     requirement.marker = None

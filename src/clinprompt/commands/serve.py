@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,20 +22,47 @@ if TYPE_CHECKING:
     from clinprompt.serving.batching import BatchLimits
     from clinprompt.serving.engine import Engine
 
-NETWORK, LIMITS = "Network", "Limits"
+NETWORK, LIMITS, VLLM = "Network", "Limits", "With --engine vllm"
 ENGINES = ("transformers", "vllm")
 
 
 def serve(
     tasks: Annotated[Path, typer.Option(help="Folder of task files; each is served under its file's name.")],
-    engine: Annotated[str, typer.Option(help="transformers: in this process. vllm: a vLLM server with --baked.")] = (
-        "transformers"
-    ),
+    engine: Annotated[
+        str, typer.Option(help="transformers: in this process. vllm: a vLLM server, by default one of our own.")
+    ] = "transformers",
     url: Annotated[
-        str | None, typer.Option(help="vllm: where one answers, e.g. http://127.0.0.1:8001; default: one is started.")
+        str | None,
+        typer.Option(
+            help="Where one answers, e.g. http://127.0.0.1:8001, that has --baked loaded. Default: one is started.",
+            rich_help_panel=VLLM,
+        ),
     ] = None,
     baked: Annotated[
-        Path | None, typer.Option(help="vllm: the baked model it has loaded (see `clinprompt bake`).")
+        Path | None,
+        typer.Option(
+            help="The baked model (see `clinprompt bake`); made if it is not there. Default: a temporary one.",
+            rich_help_panel=VLLM,
+            show_default=False,
+        ),
+    ] = None,
+    vllm_python: Annotated[
+        Path | None,
+        typer.Option(
+            help="Interpreter of the environment that has vLLM. Default: CLINPROMPT_VLLM_PYTHON, else this one.",
+            rich_help_panel=VLLM,
+            show_default=False,
+        ),
+    ] = None,
+    vllm_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An option for the vLLM that is started, e.g. --vllm-option=--max-model-len=8192. Repeatable.",
+            rich_help_panel=VLLM,
+        ),
+    ] = None,
+    vllm_log: Annotated[
+        Path | None, typer.Option(help="Keep what the vLLM that is started prints.", rich_help_panel=VLLM)
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=NETWORK)] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, rich_help_panel=NETWORK)] = 8000,
@@ -80,10 +108,15 @@ def serve(
     teaches new ones from a handful of notes. Only this machine is served unless --host
     says otherwise, and then only with --api-keys and TLS. No text of a request is logged.
 
+    With --engine vllm the tasks are baked into a model, a vLLM server is started on it and stopped with this command;
+    task files come and go as above. With --url a vLLM that runs already is used: it serves the tasks of --baked, and a
+    new one after `clinprompt bake --add` and a restart of it.
+
     \b
     Examples:
       clinprompt serve --tasks runs/tasks
       clinprompt serve-key keys.json ward-7
+      clinprompt serve --tasks tasks --engine vllm --vllm-python venv-vllm/bin/python
       clinprompt serve --tasks tasks --host 0.0.0.0 --api-keys keys.json --tls-cert cert.pem --tls-key key.pem
       curl -s localhost:8000/v1/tasks/problems/predict -H 'Content-Type: application/json' \\
            -d '{"documents": ["She has gout."]}'
@@ -113,7 +146,8 @@ def serve(
     log_to_stderr(logging.WARNING if quiet else logging.INFO)
     choice = o.ModelChoice(backbone, dtype, device, quantise, autocast)
     limits = BatchLimits(rows=max_batch, waiting=max_queue)
-    with _engine(engine, url, baked, tasks, choice, limits) as made:
+    over = _Vllm(url, baked, vllm_python, tuple(vllm_option or ()), vllm_log)
+    with _engine(engine, over, tasks, choice, limits, tuple(metaprompt or ()), quiet) as made:
 
         async def run() -> None:
             service = Service.of_folder(
@@ -125,21 +159,48 @@ def serve(
         asyncio.run(run())
 
 
+@dataclass(frozen=True)
+class _Vllm:
+    """The options that belong to --engine vllm."""
+
+    url: str | None
+    baked: Path | None
+    python: Path | None
+    options: tuple[str, ...]
+    log: Path | None
+
+
 @contextmanager
 def _engine(
-    name: str, url: str | None, baked: Path | None, tasks: Path, choice: o.ModelChoice, limits: BatchLimits
+    name: str,
+    vllm: _Vllm,
+    tasks: Path,
+    choice: o.ModelChoice,
+    limits: BatchLimits,
+    metaprompts: tuple[Path, ...],
+    quiet: bool,
 ) -> Iterator[Callable[[], Awaitable[Engine]]]:
     """How the engine is made in the server's event loop, and what must run beside it."""
     if name not in ENGINES:
         raise TaskError(f"--engine {name}: known are {' and '.join(ENGINES)}.")
     if name == "transformers":
-        if url is not None or baked is not None:
-            raise TaskError("--url and --baked belong to --engine vllm.")
+        if vllm != _Vllm(None, None, None, (), None):
+            raise TaskError("--url, --baked and --vllm-… belong to --engine vllm.")
         yield _in_process(tasks, choice, limits)
         return
-    if baked is None:
-        raise TaskError("--engine vllm needs --baked FOLDER; make one with `clinprompt bake TASKFILE... --out FOLDER`.")
-    with _vllm(url, baked, limits) as made:
+    if choice.device or choice.quantise or choice.autocast:
+        raise TaskError(
+            "--device, --quantise and --autocast belong to --engine transformers; vLLM has its own options."
+        )
+    if vllm.url is not None:
+        if vllm.baked is None or vllm.python or vllm.options or vllm.log:
+            raise TaskError(
+                "--url needs --baked FOLDER, the model that vLLM has loaded (`clinprompt bake` makes one). --vllm-… "
+                "are for a vLLM that is started here; leave --url away for that."
+            )
+        yield _over_url(vllm.url, vllm.baked, limits)
+        return
+    with _over_own(vllm, tasks, choice, limits, metaprompts, quiet) as made:
         yield made
 
 
@@ -154,24 +215,41 @@ def _in_process(tasks: Path, choice: o.ModelChoice, limits: BatchLimits) -> Call
     return made
 
 
-@contextmanager
-def _vllm(url: str | None, baked: Path, limits: BatchLimits) -> Iterator[Callable[[], Awaitable[Engine]]]:
-    """Over a vLLM server that is there, or over one that lives as long as this command."""
-    from clinprompt.serving import vllm_server
+def _over_url(url: str, baked: Path, limits: BatchLimits) -> Callable[[], Awaitable[Engine]]:
+    """Over a vLLM server that is there."""
     from clinprompt.serving.vllm_engine import connect
 
-    own = None if url is not None else vllm_server.start(baked)
-    key = os.environ.get("VLLM_API_KEY") if own is None else None
-
     async def made() -> Engine:
-        address = own.url if own is not None else str(url)
-        return await connect(baked, address, api_key=key, waiting=limits.waiting, reloads=own is not None)
+        return await connect(baked, url, api_key=os.environ.get("VLLM_API_KEY"), waiting=limits.waiting)
 
-    try:
+    return made
+
+
+@contextmanager
+def _over_own(
+    vllm: _Vllm, tasks: Path, choice: o.ModelChoice, limits: BatchLimits, metaprompts: tuple[Path, ...], quiet: bool
+) -> Iterator[Callable[[], Awaitable[Engine]]]:
+    """Over a vLLM server that lives as long as this command."""
+    from clinprompt.serving.own_vllm import OwnVllm, own_server
+    from clinprompt.serving.vllm_engine import connect
+
+    own = OwnVllm(
+        tasks,
+        vllm.baked,
+        choice.name or _backbone_of(tasks),
+        choice.dtype,
+        metaprompts,
+        vllm.python,
+        vllm.log,
+        ("--max-num-seqs", str(limits.rows), *vllm.options),
+        lambda line: remark(line, quiet),
+    )
+    with own_server(own) as (server, folder):
+
+        async def made() -> Engine:
+            return await connect(folder, server.url, api_key=server.api_key, waiting=limits.waiting, reloads=True)
+
         yield made
-    finally:
-        if own is not None:
-            own.stop()
 
 
 def _backbone_of(folder: Path) -> str:

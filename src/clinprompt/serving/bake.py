@@ -56,12 +56,12 @@ def bake(
 
     `backbone`: default the one named in the first card. `dtype` of the vocabulary tables and of the computation:
     default the preset's; prompts are then rounded as the in-process path rounds them. `room`: rows kept for prompts,
-    default those needed and as many again, at least 256. The folder appears when it is complete; an existing one is
-    refused.
+    default those needed and as many again, at least 256. Without files (then `backbone` is needed) all of them are
+    free. The folder appears when it is complete; an existing one is refused.
     """
     if out.exists():
         raise ArtifactError(f"{out}: exists. Add tasks to a baked model with --add, or name a new folder.")
-    loaded = load_all(files, metaprompts)
+    loaded = load_all(files, metaprompts) if files or backbone is None else []
     folder, preset = model_folder(backbone or loaded[0][1].card.backbone.name, offline=offline)
     chosen = dtype or preset.dtype
     if chosen not in DTYPES:

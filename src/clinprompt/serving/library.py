@@ -27,6 +27,12 @@ log = logging.getLogger("clinprompt.serving")
 Stamp = tuple[int, int, int]
 
 
+def require_folder(folder: Path) -> None:
+    """Raises ArtifactError where there is none."""
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder}: no such folder. Make it and put task files (*.safetensors) into it.")
+
+
 def artifact_files(folder: Path) -> list[Path]:
     """The files of a folder that may hold tasks: not those of an upload or a training under way."""
     found = sorted(folder.glob("*" + SUFFIX))
@@ -46,8 +52,7 @@ class Library:
     """The folder, and what of it the engine serves. Changes are made one at a time."""
 
     def __init__(self, folder: Path, engine: Engine, metaprompts: tuple[Path, ...] = ()) -> None:
-        if not folder.is_dir():
-            raise ArtifactError(f"{folder}: no such folder. Make it and put task files (*.safetensors) into it.")
+        require_folder(folder)
         self.folder = folder
         self._engine = engine
         self._metaprompts = list(metaprompts)

@@ -4,40 +4,51 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import httpx
 
 from clinprompt.errors import BackboneError
+from clinprompt.serving import guard
 from clinprompt.serving.baked_manifest import read_manifest
+from clinprompt.serving.guard import GRACE
 
 PYTHON_VARIABLE = "CLINPROMPT_VLLM_PYTHON"
 BLOCK = 32  # tokens of a cached block; the CPU backend takes multiples of 32
+SECONDS = 1800.0  # large weights come from slow disks
+TELL = 10.0  # seconds between two calls of `waiting`
+CURE = (
+    "Install it in an environment of its own (`python -m venv vllm && vllm/bin/pip install vllm`) and name its "
+    f"interpreter with --vllm-python or in {PYTHON_VARIABLE}, or start vLLM yourself and give --url."
+)
+HINT = "--vllm-log FILE keeps all that it says, --vllm-option passes it an option (too little memory: --max-model-len)."
 
 
 @dataclass
 class VllmServer:
-    """A running server."""
+    """A running server. `process` guards it: it ends with us, whatever becomes of us (see `guard`)."""
 
     url: str
     process: subprocess.Popen[bytes]
+    api_key: str | None = None
 
-    def stop(self, seconds: float = 20.0) -> None:
-        """Ask it to end, then end it, with the processes it started."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+    def stop(self, seconds: float = 2 * GRACE) -> str:
+        """Ask it to end, then end it, with the processes it started. Returns the last lines of what it printed."""
         try:
-            self.process.wait(seconds)
+            said, _ = self.process.communicate(timeout=seconds)  # closes the guard's input
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+            said, _ = self.process.communicate()
+        return said.decode(errors="replace").strip()
 
 
 def arguments(folder: Path, port: int, *, extra: tuple[str, ...] = ()) -> list[str]:
@@ -49,72 +60,91 @@ def arguments(folder: Path, port: int, *, extra: tuple[str, ...] = ()) -> list[s
         *("--dtype", manifest.dtype),
         *("--host", "127.0.0.1", "--port", str(port)),
         *("--enable-prefix-caching", "--block-size", str(BLOCK)),
+        "--disable-uvicorn-access-log",
         *extra,
     ]
 
 
-def start(
-    folder: Path,
-    *,
-    python: Path | str | None = None,
-    port: int | None = None,
-    extra: tuple[str, ...] = (),
-    log: Path | None = None,
-    seconds: float = 900.0,
-) -> VllmServer:
-    """Start a server on this machine and wait until it answers.
+def start(folder: Path, *, port: int | None = None, extra: tuple[str, ...] = (), **how: Unpack[How]) -> VllmServer:
+    """Start a server for a baked model on this machine and wait until it answers; `how` is explained at `How`.
 
-    `python`: the interpreter of an environment that has vLLM (default: `CLINPROMPT_VLLM_PYTHON`, else this one).
-    `log`: a file for what it prints (it prints no requests); default: discarded. It listens on the loopback address
-    and may be told to read its weights anew, which is how tasks are added to it. Raises BackboneError if it ends or
-    never answers.
+    It listens on the loopback address and may be told to read its weights anew, which is how tasks are added to it.
+    Raises BackboneError if it ends or never answers.
     """
     where = port or free_port()
-    return launch(arguments(folder, where, extra=extra), where, python=python, log=log, seconds=seconds)
+    return launch(arguments(folder, where, extra=extra), where, **how)
 
 
-def launch(
-    options: Sequence[str],
-    port: int,
-    *,
-    python: Path | str | None = None,
-    log: Path | None = None,
-    seconds: float = 900.0,
-) -> VllmServer:
+class How(TypedDict, total=False):
+    """`python`: the interpreter of an environment that has vLLM (default: `CLINPROMPT_VLLM_PYTHON`, else this one).
+
+    `log`: a file for what it prints (it prints no requests); default: discarded, but for the last lines in an error.
+    `seconds`: to wait for it. `api_key`: what it wants of those who ask; it is not seen among the processes. `waiting`
+    is called every few seconds of the wait with the seconds so far.
+    """
+
+    python: Path | str | None
+    log: Path | None
+    seconds: float
+    api_key: str | None
+    waiting: Callable[[float], None]
+
+
+def launch(options: Sequence[str], port: int, **how: Unpack[How]) -> VllmServer:
     """Start vLLM's server with these options (the port among them) and wait until it answers; see `start`."""
-    interpreter = str(python or os.environ.get(PYTHON_VARIABLE) or sys.executable)
-    if interpreter == sys.executable and importlib.util.find_spec("vllm") is None:
-        raise BackboneError(
-            "vLLM is not installed here. Install it in an environment of its own and name its interpreter in "
-            f"{PYTHON_VARIABLE}, or start it yourself and give --url."
-        )
-    command = [interpreter, "-m", "vllm.entrypoints.openai.api_server", *options]
+    interpreter = interpreter_of(how.get("python"))
+    log, api_key = how.get("log"), how.get("api_key")
     quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "VLLM_SERVER_DEV_MODE": "1"}
-    # Its environment has packages of its own: ours must not be found there.
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")} | quiet
-    sink = log.open("wb") if log else subprocess.DEVNULL
-    process = subprocess.Popen(command, env=environment, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)
-    server = VllmServer(f"http://127.0.0.1:{port}", process)
+    # Its environment has packages of its own: ours must not be found there. Nor is our key that of another server.
+    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VLLM_API_KEY")}
+    environment = kept | quiet | ({"VLLM_API_KEY": api_key} if api_key else {})
+    command = [interpreter, "-m", "vllm.entrypoints.openai.api_server", *options]
+    guarded = [sys.executable, "-I", guard.__file__, str(log or ""), *command]
+    process = subprocess.Popen(
+        guarded, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
+    server = VllmServer(f"http://127.0.0.1:{port}", process, api_key)
     try:
-        _await(server, seconds, log)
+        _await(server, interpreter, how.get("seconds", SECONDS), how.get("waiting"))
     except BaseException:
         server.stop()
         raise
     return server
 
 
-def _await(server: VllmServer, seconds: float, log: Path | None) -> None:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+def interpreter_of(python: Path | str | None = None) -> str:
+    """The interpreter that has vLLM: the one given, else that of `CLINPROMPT_VLLM_PYTHON`, else this one.
+
+    Raises BackboneError telling how to get one.
+    """
+    named = python or os.environ.get(PYTHON_VARIABLE)
+    if named is None and importlib.util.find_spec("vllm") is None:
+        raise BackboneError(f"vLLM is not installed here. {CURE}")
+    found = shutil.which(str(named or sys.executable))
+    if found is None:
+        raise BackboneError(f"{named}: no interpreter that can be run. {CURE}")
+    return found
+
+
+def _await(server: VllmServer, interpreter: str, seconds: float, waiting: Callable[[float], None] | None) -> None:
+    began = told = time.monotonic()
+    while time.monotonic() - began < seconds:
         if server.process.poll() is not None:
-            hint = f" See {log}." if log else " Give it a log file to see why."
-            raise BackboneError(f"vLLM ended while starting (exit code {server.process.returncode}).{hint}")
+            code, said = server.process.returncode, server.stop()
+            cure = CURE if "No module named" in said and "vllm" in said else HINT
+            raise BackboneError(
+                f"vLLM ({interpreter}) ended while starting (exit code {code}). {cure} It said at last:\n{said}"
+            )
         try:
             if httpx.get(server.url + "/health", timeout=5).status_code == 200:
                 return
         except httpx.HTTPError:
-            time.sleep(1)
-    raise BackboneError(f"vLLM did not answer within {seconds:.0f} s.")
+            time.sleep(0.5)
+        if waiting is not None and time.monotonic() - told >= TELL:
+            told = time.monotonic()
+            waiting(told - began)
+    said = server.stop()
+    raise BackboneError(f"vLLM ({interpreter}) did not answer within {seconds:.0f} s. {HINT} It said at last:\n{said}")
 
 
 def free_port() -> int:
