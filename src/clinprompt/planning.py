@@ -297,7 +297,7 @@ def _estimate(
     }
     notes = [f"{e.name}: {e.skipped} examples longer than the context are left out" for e in examples if e.skipped]
     if backbone.kind == "seq2seq":
-        notes.append("encoder-decoder: every token is counted as passing all layers, an upper bound")
+        notes.append("encoder-decoder: every token is counted as passing all weights, an upper bound")
     return Estimate(
         stages=tuple(stages),
         examples={e.name: len(e.train) for e in examples},

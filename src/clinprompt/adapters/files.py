@@ -13,7 +13,7 @@ from clinprompt.adapters.full import FullBank
 from clinprompt.adapters.joint import LORA, PREFIX, JointBank
 from clinprompt.adapters.lora import LoraBank
 from clinprompt.adapters.network import NetworkBank
-from clinprompt.adapters.prefix import PrefixBank
+from clinprompt.adapters.prefix import PrefixBank, layer_names
 from clinprompt.adapters.shared import SharedBank
 from clinprompt.backbone.model import Backbone
 from clinprompt.errors import ArtifactError
@@ -56,12 +56,12 @@ def bank_of(backbone: Backbone, task: TaskPrompt) -> Bank:
     if task.card.method == "lora":
         return _lora(backbone, task, tensors)
     if task.card.method == "prefix":
-        return _prefix(task, tensors)
+        return _prefix(backbone, task, tensors)
     if task.card.method in JOINT:
         parts = {part: {n.removeprefix(part): t for n, t in tensors.items() if n.startswith(part)} for part in _PARTS}
         if sum(map(len, parts.values())) != len(tensors):
             raise ArtifactError(_unfit(task, "it holds tensors that are neither of its prefix nor of its LoRA"))
-        return JointBank(_prefix(task, parts[PREFIX]), _lora(backbone, task, parts[LORA]))
+        return JointBank(_prefix(backbone, task, parts[PREFIX]), _lora(backbone, task, parts[LORA]))
     weights = {name: weight.shape for name, weight in backbone.model.named_parameters()}
     if {name: tensor.shape[1:] for name, tensor in tensors.items()} != weights:
         raise ArtifactError(_unfit(task, "its weights are not those of this model"))
@@ -77,9 +77,13 @@ def bank_of_several(backbone: Backbone, adapter: MultitaskAdapter) -> Bank:
     return SharedBank(first, len(adapter.names))
 
 
-def _prefix(task: TaskPrompt, tensors: dict[str, Tensor]) -> PrefixBank:
-    if set(tensors) != {"keys", "values"} or tensors["keys"].shape != tensors["values"].shape:
-        raise ArtifactError(_unfit(task, "keys and values of one shape are needed"))
+def _prefix(backbone: Backbone, task: TaskPrompt, tensors: dict[str, Tensor]) -> PrefixBank:
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    if set(shapes) != {"keys", "values"} or len(set(shapes.values())) != 1 or tensors["keys"].ndim != 5:
+        raise ArtifactError(_unfit(task, "keys and values of one shape are needed, (layers, heads, m, head width)"))
+    names = layer_names(backbone, tensors["keys"].shape[1])
+    if len(names) != tensors["keys"].shape[1]:
+        raise ArtifactError(_unfit(task, f"its keys and values are not those of {len(names)} layers, as this model's"))
     return PrefixBank(tensors["keys"], tensors["values"])
 
 

@@ -40,11 +40,10 @@ def changes(backbone: Backbone, task: TaskPrompt) -> list[dict[str, Any]]:
 
 
 def _prefix(backbone: Backbone, bank: AdapterBank) -> list[dict[str, Any]]:
-    layers = layer_names(backbone)
     return [
         _line(f"{layer} {name}", values[0, index], None)
         for name, values in bank.values().items()
-        for index, layer in enumerate(layers)
+        for index, layer in enumerate(layer_names(backbone, values.shape[1]))
     ]
 
 

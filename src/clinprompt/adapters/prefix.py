@@ -72,14 +72,12 @@ def prefix_bank(backbone: Backbone, prompts: Tensor) -> PrefixBank:
     return PrefixBank(keys, values)
 
 
-def layer_names(backbone: Backbone) -> list[str]:
-    """What the layers of a prefix are called: "layer 0", …; in T5 types "encoder 0", …, "decoder 0", …, "cross 0", ….
-
-    Raises BackboneError for encoder-decoder models of other types.
-    """
+def layer_names(backbone: Backbone, layers: int) -> list[str]:
+    """What the layers of a prefix are called: "layer 0", …; in T5 types "encoder 0", …, "decoder 0", …, "cross 0", …,
+    as many as the model has. Raises BackboneError for encoder-decoder models of other types."""
     if backbone.kind == "seq2seq":
         return list(t5_prefix.attentions(backbone))
-    return [f"layer {index}" for index in range(backbone.model.config.get_text_config().num_hidden_layers)]
+    return [f"layer {index}" for index in range(layers)]
 
 
 def prefix_parameters(backbone: Backbone, length: int) -> int:
@@ -90,4 +88,4 @@ def prefix_parameters(backbone: Backbone, length: int) -> int:
     config = backbone.model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * len(layer_names(backbone)) * heads * width * length)
+    return int(2 * len(layer_names(backbone, config.num_hidden_layers)) * heads * width * length)
