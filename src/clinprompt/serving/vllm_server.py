@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -41,12 +42,13 @@ class VllmServer:
     process: subprocess.Popen[bytes]
     api_key: str | None = None
 
-    def stop(self, seconds: float = 2 * GRACE) -> str:
+    def stop(self, seconds: float = 3 * GRACE) -> str:
         """Ask it to end, then end it, with the processes it started. Returns the last lines of what it printed."""
         try:
             said, _ = self.process.communicate(timeout=seconds)  # closes the guard's input
         except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended this moment
+                os.killpg(self.process.pid, signal.SIGKILL)
             said, _ = self.process.communicate()
         return said.decode(errors="replace").strip()
 
