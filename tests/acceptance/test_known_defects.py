@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from clinprompt.adapters.prefix import prefix_bank
 from clinprompt.backbone.encoding import encode
 from clinprompt.backbone.injection import collate, label_states, token_losses
 from clinprompt.backbone.model import Backbone
@@ -107,6 +108,27 @@ def test_predictions_do_not_depend_on_the_other_records(kind: str) -> None:
         for one, other in zip(together, alone, strict=True):
             assert one.record == other.record and one.malformed == other.malformed
             assert dict(one.probabilities) == pytest.approx(dict(other.probabilities), abs=1e-5)
+
+
+# -- all that is trained is used -------------------------------------------------------------------------
+
+
+def test_in_t5_half_of_pefts_prefix_is_never_used_and_all_of_ours_is() -> None:
+    """The defect: of four layers PEFT's decoder sees the first and third layer's numbers, twice, and trains no others."""
+    peft = pytest.importorskip("peft")
+    backbone, twin = tiny("t5", num_layers=4), tiny("t5", num_layers=4)
+    model = peft.get_peft_model(twin.model, peft.PrefixTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=3))
+    examples = encode(backbone, SOURCES[:1], TARGETS[:1], "front")
+    ids = torch.from_numpy(examples[0].ids).long()[None]
+    split = examples[0].context
+    model(input_ids=ids[:, :split], labels=ids[:, split:]).loss.backward()
+    theirs = model.prompt_encoder.default.embedding.weight.grad.view(3, 4, 2, 32)  # (m, layers, keys and values, d)
+    assert theirs.ne(0).any(-1).any(-1).any(0).tolist() == [True, False, True, False]
+    bank = prefix_bank(backbone, torch.randn(1, 3, 32))
+    with bank.applied(backbone, [0]) as prompts:
+        token_losses(backbone, label_states(backbone, collate(backbone, examples), prompts)).mean().backward()
+    for values in bank.parameters.values():
+        assert values.grad is not None and values.grad.ne(0).flatten(2).any(-1).all() and values.shape[1] == 12
 
 
 # -- tasks are named -------------------------------------------------------------------------------------

@@ -97,7 +97,8 @@ def prompt_states(backbone: Backbone, prompts: Tensor) -> LayerStates:
         for handle in handles:
             handle.remove()
     width = modules[0].key_value_proj_dim
-    heads = [seen[p].view(*seen[p].shape[:2], -1, width).transpose(1, 2) for p in projections]
+    found = [seen[projection].to(backbone.device) for projection in projections]  # (R, m, heads · width)
+    heads = [states.view(*states.shape[:2], -1, width).transpose(1, 2) for states in found]
     return list(zip(heads[::2], heads[1::2], strict=True))
 
 
@@ -127,7 +128,7 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """Transformers' attention function. Query (B, heads, Q, width), keys and values (B, heads, K, width) with those of
     the cache, mask (B, 1, Q, K) and bias (1, heads, Q, K), both added to the scores. Returns (B, Q, heads, width)."""
-    first, last = (states.to(key.dtype) for states in prefix)
+    first, last = (states.to(key) for states in prefix)  # its precision, and its device in a spread model
     added = position_bias if attention_mask is None else position_bias + attention_mask
     output = functional.scaled_dot_product_attention(
         query,
