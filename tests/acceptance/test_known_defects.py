@@ -114,7 +114,7 @@ def test_predictions_do_not_depend_on_the_other_records(kind: str) -> None:
 
 
 def test_in_t5_half_of_pefts_prefix_is_never_used_and_all_of_ours_is() -> None:
-    """The defect: of four layers PEFT's decoder sees the first and third layer's numbers, twice, and trains no others."""
+    """The defect: of four layers PEFT's decoder sees the numbers of two, each twice, and trains no others."""
     peft = pytest.importorskip("peft")
     backbone, twin = tiny("t5", num_layers=4), tiny("t5", num_layers=4)
     model = peft.get_peft_model(twin.model, peft.PrefixTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=3))
