@@ -80,8 +80,8 @@ class Ticket:
 
     @property
     def places(self) -> int:
-        """Keys and values it may come to hold."""
-        return self.reading.length + self.limit
+        """Keys and values it may come to hold; closed choices are never generated."""
+        return self.reading.length + (max(map(len, self.choices)) if self.choices else self.limit)
 
     @property
     def lane(self) -> _Key:
