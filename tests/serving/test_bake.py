@@ -365,7 +365,7 @@ def test_refusals(base: Path, baked: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="exists"):
         baking.bake(files, baked, backbone=str(base))
     with pytest.raises(ArtifactError, match="no task file"):
-        baking.bake([], tmp_path / "x", backbone=str(base))
+        baking.bake([], tmp_path / "x")
     with pytest.raises(ArtifactError, match="different names"):
         baking.bake([files[0], files[0]], tmp_path / "x", backbone=str(base))
     spaced = files[0].rename(tmp_path / "two words.safetensors")

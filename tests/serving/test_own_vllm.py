@@ -207,7 +207,8 @@ def test_the_model_and_the_server_are_there_for_the_block(
         (["--engine", "other"], "known are"),
     ],
 )
-def test_the_command_refuses(arguments: list[str], said: str, tmp_path: Path) -> None:
+def test_the_command_refuses(arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clinprompt.serving.running.log_to_stderr", lambda level: None)  # it is for the whole process
     run = CliRunner().invoke(app, ["serve", "--tasks", str(tmp_path), "--port", str(free_port()), *arguments])
     assert run.exit_code == 2 and said in run.stderr
 

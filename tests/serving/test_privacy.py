@@ -6,12 +6,15 @@ error, the audit log, the metrics, and every error body.
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import re
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -20,6 +23,7 @@ import torch
 
 from clinprompt.backbone.model import load_backbone
 from clinprompt.prompts.artifact import save_task
+from clinprompt.serving.running import log_to_stderr
 from tests.serving.taskfiles import task_file
 
 CANARY = "Zebulon Quackenbush"
@@ -159,12 +163,37 @@ def wait_for(client: httpx.Client) -> None:
     raise AssertionError("the server did not start")
 
 
+@pytest.fixture
+def logging_restored() -> Iterator[None]:
+    """What `log_to_stderr` changes for the whole process is as before."""
+    root, told = logging.getLogger(), logging.raiseExceptions
+    handlers, levels = root.handlers[:], {name: logging.getLogger(name).level for name in ("", "clinprompt")}
+    yield
+    logging.raiseExceptions, root.handlers[:] = told, handlers
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def test_a_log_that_cannot_be_written_says_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, logging_restored: None
+) -> None:
+    """Python would print the exception under way, with its message, beside the one of the closed stream."""
+    gone = io.StringIO()
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", gone)
+        log_to_stderr()
+    gone.close()
+    try:
+        raise ValueError(f"cannot read {CANARY}")
+    except ValueError:
+        logging.getLogger("clinprompt.serving").exception("met a defect")
+    assert capsys.readouterr().err == ""
+
+
 def test_a_defect_is_logged_without_what_it_met(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Exceptions carry values in their messages; a defect of ours must not print them."""
-    import logging
-
     from fastapi.testclient import TestClient
 
     from clinprompt.serving import prediction_routes

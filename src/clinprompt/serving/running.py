@@ -101,7 +101,12 @@ def server(app: FastAPI, address: Address, *, grace: int = GRACE_SECONDS) -> uvi
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """One line an event on standard error. Libraries speak from warnings on: their debug lines might quote requests."""
+    """One line an event on standard error. Libraries speak from warnings on: their debug lines might quote requests.
+
+    When a line cannot be written (a closed pipe, a full disk) nothing is said about it: Python's own report prints the
+    exceptions that were under way, and their messages may hold what a client sent.
+    """
+    logging.raiseExceptions = False
     handler: logging.Handler = logging.StreamHandler()
     handler.setFormatter(Terse(LOG_FORMAT))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
