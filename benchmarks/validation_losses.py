@@ -23,7 +23,7 @@ import torch
 import yaml
 
 from clinprompt.backbone.model import load_backbone
-from clinprompt.errors import TrainingError
+from clinprompt.errors import ClinpromptError
 from clinprompt.experiments.protocol import FULL, Shots, narrowed, parse_protocol
 from clinprompt.experiments.store import Store
 from clinprompt.experiments.workbench import Workbench
@@ -145,7 +145,7 @@ def main() -> None:
             there |= {tuple(line[key] for key in IDENTITY): line for line in fresh}
             lines += [there[key] for key in keys.values()]
             print(f"{method}: {len(fresh)} computed, {len(grid) - len(fresh)} known", flush=True)
-    except TrainingError as error:
+    except ClinpromptError as error:
         raise SystemExit(str(error)) from None
     print(table(lines))
 

@@ -28,7 +28,8 @@ BLOCK = 32  # tokens of a cached block; the CPU backend takes multiples of 32
 SECONDS = 1800.0  # large weights come from slow disks
 TELL = 10.0  # seconds between two calls of `waiting`
 CURE = (
-    "Install it in an environment of its own (`python -m venv vllm && vllm/bin/pip install vllm`) and name its "
+    "Install it in an environment of its own (`python -m venv vllm && vllm/bin/pip install vllm`; where there is no "
+    "GPU: docs/serving.md, or `make test-vllm`, whose .venv-vllm can be used) and name its "
     f"interpreter with --vllm-python or in {PYTHON_VARIABLE}, or start vLLM yourself and give --url."
 )
 HINT = "--vllm-log FILE keeps all that it says, --vllm-option passes it an option (too little memory: --max-model-len)."
