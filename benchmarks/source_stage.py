@@ -14,14 +14,15 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from clinprompt.api import settings_for, source_task
+from clinprompt.api import source_task
 from clinprompt.backbone.model import Backbone, load_backbone
-from clinprompt.commands.demo import NORMAL
+from clinprompt.commands.demo import NORMAL, adapt_settings, learn_settings
 from clinprompt.prompts.artifact import Metaprompt
 from clinprompt.prompts.initialisation import from_vocabulary
 from clinprompt.suites import TaskData
@@ -29,7 +30,7 @@ from clinprompt.task_lookup import sample_tasks
 from clinprompt.training.adapt import Plan, adapt
 from clinprompt.training.learn import Learned, learn
 from clinprompt.training.loop import prompt_loss
-from clinprompt.training.settings import AdaptSettings, LearnSettings
+from clinprompt.training.settings import changed
 
 VALIDATION = 48
 Line = dict[str, Any]
@@ -37,21 +38,8 @@ Line = dict[str, Any]
 
 def learned(backbone: Backbone, sources: Sequence[TaskData], work: Path, vector_rate: float, seed: int) -> Learned:
     """A metaprompt whose task vectors were trained at this rate; teachers lie in `work` for all of them."""
-    overrides = {
-        "limit": NORMAL.train,
-        "validation_records": VALIDATION,
-        "seed": seed,
-        "teacher.steps": NORMAL.teacher_steps,
-        "teacher.batch_size": NORMAL.teacher_batch,
-        "teacher.evaluate_every": 0,
-        "teacher.learning_rate": NORMAL.learning_rate,
-        "source.steps": NORMAL.source_steps,
-        "source.batch_size": NORMAL.source_batch,
-        "source.evaluate_every": 0,
-        "source.learning_rate": NORMAL.learning_rate,
-        "source.vector_learning_rate": vector_rate,
-    }
-    settings = settings_for(LearnSettings, backbone.preset, None, overrides)
+    sizes = replace(NORMAL, validation=VALIDATION, vector_learning_rate=vector_rate)
+    settings = learn_settings(backbone.preset, sizes, seed)
     given = [source_task(data) for data in sources]
     return learn(backbone, given, settings, work / f"{vector_rate:g}-{seed}", teachers_folder=work / f"teachers-{seed}")
 
@@ -72,20 +60,14 @@ def on_targets(
     backbone: Backbone, targets: Sequence[TaskData], metaprompt: Metaprompt | None, length: int, seed: int
 ) -> list[float]:
     """Validation loss of every target after 20 examples: MPT from the metaprompt, else prompt tuning."""
-    overrides = {
+    changes = {
         "method": "mpt" if metaprompt else "pt",
-        "shots": NORMAL.shots,
-        "seed": seed,
         "judged": True,
         "validation_records": VALIDATION,
         "loop.validation_limit": VALIDATION,
-        "loop.steps": NORMAL.adapt_steps,
-        "loop.batch_size": NORMAL.adapt_batch,
         "loop.evaluate_every": NORMAL.adapt_steps,
-        "loop.learning_rate": NORMAL.learning_rate,
-        "loop.vector_learning_rate": NORMAL.vector_learning_rate,
     }
-    settings = settings_for(AdaptSettings, backbone.preset, None, overrides)
+    settings = changed(adapt_settings(backbone.preset, NORMAL, seed), changes)
     plans = [Plan(source_task(data), settings) for data in targets]
     return adapt(backbone, metaprompt, plans, prompt_length=None if metaprompt else length).fit.validation.tolist()
 

@@ -28,7 +28,7 @@ from clinprompt.experiments.protocol import FULL, Shots, narrowed, parse_protoco
 from clinprompt.experiments.store import Store
 from clinprompt.experiments.workbench import Workbench
 from clinprompt.training.adapt import Plan, adapt
-from clinprompt.training.settings import changed
+from clinprompt.training.settings import AdaptSettings, changed
 
 TARGETS = ("e3c", "phee", "headqa", "scinli", "open-i")
 """One of each task type, with short texts."""
@@ -36,6 +36,8 @@ IDENTITY = ("method", "target", "rate", "vector_rate", "steps", "shots", "draw")
 Line = dict[str, Any]
 Rates = tuple[float, float]
 """Learning rate of prompts (of P*, of adapters), and of u and v."""
+Item = tuple[str, Rates, int]
+"""Target, rates, draw."""
 
 
 def workbench(
@@ -48,30 +50,31 @@ def workbench(
     return Workbench(parse_protocol(raw), load_backbone("embedded", autocast=autocast), Store(work), data_dir)
 
 
-def measure(
-    bench: Workbench, method: str, shots: Shots, steps: int | None, wanted: Sequence[tuple[str, Rates, int]], most: int
-) -> list[Line]:
-    """Train the wanted (target, rates, draw) of a method, `most` rows at a time: a line each."""
+def measure(bench: Workbench, method: str, shots: Shots, wanted: Mapping[Item, AdaptSettings], most: int) -> list[Line]:
+    """Train the wanted items of a method, `most` rows at a time: a line each."""
     spec = bench.spec(method)
     metaprompt = bench.metaprompt(spec, 0)
-    lines = []
-    for first in range(0, len(wanted), most):
-        part = wanted[first : first + most]
-        plans = [
-            Plan(bench.trainee(name), _settings(bench, method, shots, steps, rates, draw)) for name, rates, draw in part
-        ]
-        length = None if spec.needs_metaprompt else bench.prompt_length()
+    length = None if spec.needs_metaprompt else bench.prompt_length()
+    items, lines = list(wanted), []
+    for first in range(0, len(items), most):
+        part = items[first : first + most]
+        plans = [Plan(bench.trainee(item[0]), wanted[item]) for item in part]
         losses = adapt(bench.backbone, metaprompt, plans, prompt_length=length).fit.validation.tolist()
-        for (name, rates, draw), plan, loss in zip(part, plans, losses, strict=True):
-            own = (method, name, *rates, plan.settings.loop.steps, shots, draw)
+        for item, loss in zip(part, losses, strict=True):
+            own = _identity(method, shots, wanted[item], item)
             lines.append(dict(zip(IDENTITY, own, strict=True)) | {"loss": round(loss, 4)})
     return lines
 
 
-def _settings(bench: Workbench, method: str, shots: Shots, steps: int | None, rates: Rates, draw: int) -> Any:
+def _settings(bench: Workbench, method: str, shots: Shots, steps: int | None, rates: Rates, draw: int) -> AdaptSettings:
     changes: dict[str, Any] = {"loop.learning_rate": rates[0], "loop.vector_learning_rate": rates[1]}
     settings = bench.settings(method, shots, 0, draw, 0)
     return changed(settings, changes | ({"loop.steps": steps} if steps else {}))
+
+
+def _identity(method: str, shots: Shots, settings: AdaptSettings, item: Item) -> tuple[Any, ...]:
+    name, rates, draw = item
+    return method, name, *rates, settings.loop.steps, shots, draw
 
 
 def table(lines: Sequence[Line]) -> str:
@@ -127,35 +130,26 @@ def main() -> None:
     if len(vectors) != len(args.rates):
         raise SystemExit(f"--vector-rates: {len(vectors)} for {len(args.rates)} rates")
     known = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.is_file() else []
+    there = {tuple(line[key] for key in IDENTITY): line for line in known}
+    grid: list[Item] = [
+        (t, rates, d) for t in TARGETS for rates in zip(args.rates, vectors, strict=True) for d in range(args.draws)
+    ]
     lines: list[Line] = []
     try:
         bench = workbench(args.config, args.work, args.data_dir, args.methods, shots, args.autocast)
         for method in args.methods:
-            grid = [
-                (t, rates, d)
-                for t in TARGETS
-                for rates in zip(args.rates, vectors, strict=True)
-                for d in range(args.draws)
-            ]
-            there = {tuple(line[key] for key in IDENTITY): line for line in known}
-            keys = {item: _key(bench, method, shots, args.steps, item) for item in grid}
-            fresh = measure(bench, method, shots, args.steps, [i for i in grid if keys[i] not in there], args.rows)
+            settings = {item: _settings(bench, method, shots, args.steps, *item[1:]) for item in grid}
+            keys = [_identity(method, shots, settings[item], item) for item in grid]
+            missing = {item: settings[item] for item, key in zip(grid, keys, strict=True) if key not in there}
+            fresh = measure(bench, method, shots, missing, args.rows)
             with args.out.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(line) + "\n" for line in fresh)
             there |= {tuple(line[key] for key in IDENTITY): line for line in fresh}
-            lines += [there[key] for key in keys.values()]
+            lines += [there[key] for key in keys]
             print(f"{method}: {len(fresh)} computed, {len(grid) - len(fresh)} known", flush=True)
     except ClinpromptError as error:
         raise SystemExit(str(error)) from None
     print(table(lines))
-
-
-def _key(
-    bench: Workbench, method: str, shots: Shots, steps: int | None, item: tuple[str, Rates, int]
-) -> tuple[Any, ...]:
-    name, rates, draw = item
-    planned = _settings(bench, method, shots, steps, rates, draw).loop.steps
-    return method, name, *rates, planned, shots, draw
 
 
 if __name__ == "__main__":

@@ -17,9 +17,11 @@ from clinprompt.version import __version__
 
 if TYPE_CHECKING:
     from clinprompt.backbone.model import Backbone
+    from clinprompt.backbone.presets import BackbonePreset
     from clinprompt.commands.output import StageBar
     from clinprompt.prompts.artifact import Metaprompt, TaskPrompt
     from clinprompt.suites import TaskData
+    from clinprompt.training.settings import AdaptSettings, LearnSettings
 
 SYNTHETIC = "All numbers are on synthetic text made by rule; they say nothing about real notes."
 
@@ -113,6 +115,14 @@ def _learn(
     model: Backbone, sources: list[TaskData], sizes: DemoSize, folder: Path, seed: int, bar: StageBar | None
 ) -> Metaprompt:
     from clinprompt import api
+
+    settings = learn_settings(model.preset, sizes, seed)
+    return api.learn(sources, folder, backbone=model, settings=settings, progress=bar).metaprompt
+
+
+def learn_settings(preset: BackbonePreset, sizes: DemoSize, seed: int) -> LearnSettings:
+    """How a demo of this size learns its metaprompt."""
+    from clinprompt import api
     from clinprompt.training.settings import LearnSettings
 
     overrides = {
@@ -129,8 +139,7 @@ def _learn(
         "source.learning_rate": sizes.learning_rate,
         "source.vector_learning_rate": sizes.vector_learning_rate,
     }
-    settings = api.settings_for(LearnSettings, model.preset, None, overrides)
-    return api.learn(sources, folder, backbone=model, settings=settings, progress=bar).metaprompt
+    return api.settings_for(LearnSettings, preset, None, overrides)
 
 
 def _adapt(
@@ -144,18 +153,8 @@ def _adapt(
 ) -> dict[tuple[str, str], Path]:
     """MPT and PT task files of all targets; the five of a method are rows of one training."""
     from clinprompt import api
-    from clinprompt.training.settings import AdaptSettings
 
-    overrides = {
-        "shots": sizes.shots,
-        "seed": seed,
-        "loop.steps": sizes.adapt_steps,
-        "loop.batch_size": sizes.adapt_batch,
-        "loop.evaluate_every": 0,
-        "loop.learning_rate": sizes.learning_rate,
-        "loop.vector_learning_rate": sizes.vector_learning_rate,
-    }
-    settings = api.settings_for(AdaptSettings, model.preset, None, overrides)
+    settings = adapt_settings(model.preset, sizes, seed)
     files = {}
     for method, start in (("mpt", metaprompt), ("pt", None)):
         result = api.adapt_all(
@@ -172,6 +171,23 @@ def _adapt(
             api.write_task(file, path)
             files[file.task.name, method] = path
     return files
+
+
+def adapt_settings(preset: BackbonePreset, sizes: DemoSize, seed: int) -> AdaptSettings:
+    """How a demo of this size adapts to a target, with either method."""
+    from clinprompt import api
+    from clinprompt.training.settings import AdaptSettings
+
+    overrides = {
+        "shots": sizes.shots,
+        "seed": seed,
+        "loop.steps": sizes.adapt_steps,
+        "loop.batch_size": sizes.adapt_batch,
+        "loop.evaluate_every": 0,
+        "loop.learning_rate": sizes.learning_rate,
+        "loop.vector_learning_rate": sizes.vector_learning_rate,
+    }
+    return api.settings_for(AdaptSettings, preset, None, overrides)
 
 
 def _score(
