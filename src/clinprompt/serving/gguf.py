@@ -106,7 +106,9 @@ def convert(folder: Path, out: Path, converter: Path) -> Splitting:
         tail = "\n".join(run.stdout.strip().splitlines()[-6:])
         raise BackboneError(f"{converter}: could not convert {folder.name}:\n{tail}")
     splitting: Splitting = "gpt-2" if UNKNOWN in run.stdout else "own"
-    _write_requests(folder, requests_folder(out), GgufNote(file=out.name, note=note(partial), splitting=splitting))
+    _write_requests(
+        folder, manifest, requests_folder(out), GgufNote(file=out.name, note=note(partial), splitting=splitting)
+    )
     out.with_suffix(".Modelfile").write_text(modelfile(out, manifest), encoding="utf-8")
     partial.replace(out)
     return splitting
@@ -117,8 +119,7 @@ def requests_folder(out: Path) -> Path:
     return out.with_suffix(".requests")
 
 
-def _write_requests(folder: Path, requests: Path, about: GgufNote) -> None:
-    manifest = read_manifest(folder)
+def _write_requests(folder: Path, manifest: Manifest, requests: Path, about: GgufNote) -> None:
     kept = {name: found for name, found in manifest.files.items() if not name.endswith(WEIGHTS)}
     shutil.rmtree(requests, ignore_errors=True)
     requests.mkdir()

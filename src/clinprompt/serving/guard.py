@@ -21,6 +21,7 @@ LINES, WIDTH = 20, 400  # of what is printed at the end
 
 
 def main(log: str, command: list[str]) -> int:
+    """Run the command under guard; returns its exit code. It may only be the main program of its own session."""
     # A handler, not SIG_IGN: the program would inherit the latter.
     signal.signal(signal.SIGTERM, _nothing)
     last: deque[bytes] = deque(maxlen=LINES)
