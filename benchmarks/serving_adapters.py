@@ -50,7 +50,7 @@ def folder_bytes(folder: Path) -> dict[str, int]:
     return {"values": values, "files": sum(path.stat().st_size for path in folder.iterdir())}
 
 
-class _FirstToken(StoppingCriteria):  # type: ignore[misc]
+class _FirstToken(StoppingCriteria):
     """Stops nothing; notes when the first token was there."""
 
     def __init__(self) -> None:

@@ -132,13 +132,13 @@ def _peft(given: argparse.Namespace, place: Path, *, grouped: bool) -> dict[str,
 
 # --- on vLLM ---------------------------------------------------------------------------------------------------------
 
-Made = tuple[dict[str, Any], Callable[[traffic.Ask], dict[str, Any]], int]
-"""The job but for its requests, how a request is written, and bytes per task."""
+Made = tuple[dict[str, Any], Callable[[traffic.Ask], dict[str, Any]], int | dict[str, int]]
+"""The job but for its requests, how a request is written, and bytes per task (of its tensors, of its files)."""
 
 
 def _plain(given: argparse.Namespace, place: Path, backbone: Backbone) -> Made:
     folder, _ = model_folder(MODEL)
-    job = {"model": str(folder), "options": {}, "loras": [], "added": None}
+    job: dict[str, Any] = {"model": str(folder), "options": {}, "loras": [], "added": None}
     return job, lambda ask: {"ids": traffic.plain_ids(backbone, ask)}, 0
 
 
@@ -152,20 +152,20 @@ def _baked(given: argparse.Namespace, place: Path, backbone: Backbone) -> Made:
     baked = open_baked(folder)
     names = [name for name, _ in first]
     write = lambda ask: {"ids": baked.ids(names[ask.task], ask.source)}  # noqa: E731
-    job = {"model": str(folder), "options": {}, "loras": [], "added": "weights"}
+    job: dict[str, Any] = {"model": str(folder), "options": {}, "loras": [], "added": "weights"}
     return job | {"before": lambda: baking.add_prompt(folder, extra, last)}, write, _prompt_bytes(place, last)
 
 
 def _lora(given: argparse.Namespace, place: Path, backbone: Backbone) -> Made:
     folders = random_adapters(backbone, place, given.tasks + 1, rank=given.rank)
-    options = {
+    options: dict[str, Any] = {
         "enable_lora": True,
         "max_loras": given.tasks,
         "max_cpu_loras": given.tasks + 1,
         "max_lora_rank": given.rank,
     }
     folder, _ = model_folder(MODEL)
-    job = {
+    job: dict[str, Any] = {
         "model": str(folder),
         "options": options,
         "loras": [str(one) for one in folders[:-1]],

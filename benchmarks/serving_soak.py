@@ -94,19 +94,22 @@ def fuzz(soak: Soak, place: Path, rate: int) -> list[dict[str, Any]]:
         ]
         tool = Path(sys.executable).parent / "schemathesis"
         with (place / f"round-{len(rounds)}.log").open("wb") as log:
-            command = [tool, *config, "run", f"{soak.address}/openapi.json", *options]
+            command: list[str | Path] = [tool, *config, "run", f"{soak.address}/openapi.json", *options]
             done = subprocess.run(command, cwd=place, stdout=log, stderr=subprocess.STDOUT, check=False)
-        rounds.append(_round(done.returncode, report))
+        rounds.append(_round(done.returncode, report, place / f"round-{len(rounds)}.log"))
     return rounds
 
 
-def _round(code: int, report: Path) -> dict[str, Any]:
+def _round(code: int, report: Path, log: Path) -> dict[str, Any]:
+    """What one round found; the requests that show a failure stand only in its log."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     found = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
     failures = [{"title": one["title"], "operations": one["operations"]} for one in found.get("failures", [])]
     return {
         "exit_code": code,
         "cases": found.get("test_cases", {}).get("generated", 0),
         "failures": failures,
+        "reproduce": [line.strip() for line in lines if line.strip().startswith("curl ")],
         "errors": [str(error)[:500] for error in found.get("errors", [])],
     }
 

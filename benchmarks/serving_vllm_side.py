@@ -14,7 +14,7 @@ from typing import Any
 
 
 def main(job_file: str, result_file: str) -> None:
-    from vllm import LLM  # type: ignore[import-not-found]
+    from vllm import LLM
 
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     began = time.perf_counter()
@@ -77,7 +77,7 @@ def run_pass(engine: Any, job: dict[str, Any], asked: list[dict[str, Any]], adde
 
 
 def _add(engine: Any, added: str) -> float:
-    from vllm.lora.request import LoRARequest  # type: ignore[import-not-found]
+    from vllm.lora.request import LoRARequest
 
     began = time.perf_counter()
     if added == "weights":
@@ -89,7 +89,7 @@ def _add(engine: Any, added: str) -> float:
 
 
 def _lora(job: dict[str, Any], number: int | None) -> Any:
-    from vllm.lora.request import LoRARequest  # type: ignore[import-not-found]
+    from vllm.lora.request import LoRARequest
 
     return None if number is None else LoRARequest(f"task-{number}", number + 1, job["loras"][number])
 

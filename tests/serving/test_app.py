@@ -79,6 +79,11 @@ def without_confidence(item: dict[str, Any]) -> dict[str, Any]:
         ("/v1/tasks/follows/predict", {"documents": ["x"]}, 422, None),
         ("/v1/tasks/entities/predict", {"documents": []}, 422, "documents"),
         ("/v1/tasks/entities/predict", {"documents": ["x"], "secret key": 1}, 422, "(unknown)"),
+        ("/v1/tasks/entities/predict", {"documents": ["x"], "constrained": 0}, 422, "constrained"),
+        ("/v1/tasks/entities/predict", {"documents": ["x"], "constrained": "yes"}, 422, "constrained"),
+        ("/v1/tasks/follows/predict", {"documents": [{"text": "x", "hypothesis": "y", "entities": [
+            {"id": "a", "type": "t", "spans": [["0", 1]]}]}]}, 422, "documents.0"),
+        ("/v1/completions", {"model": "entities", "prompt": "x", "max_tokens": "3"}, 422, "max_tokens"),
         ("/v1/tasks/entities/predict", {"documents": ["x"] * 4}, 413, None),
         ("/v1/tasks/entities,drugs,summary,follows,treats/predict", {"documents": ["x"]}, 413, None),
         ("/v1/tasks/entities/predict", {"documents": ["x" * 5000]}, 413, None),

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
+
+from clinprompt.serving.schemas import RequestBody
 
 Finish = Literal["stop", "length"]
 Stops = str | Annotated[list[str], Field(max_length=8)]
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, protected_namespaces=())
-
+class _Request(RequestBody):
     model: str = Field(description="a task's name, or the backbone's (no prompt)")
     temperature: float = Field(default=0.0, ge=0.0, le=2.0, description="0 (the default here): greedy")
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
@@ -28,9 +28,7 @@ class _Request(BaseModel):
         return () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
 
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
+class StreamOptions(RequestBody):
     include_usage: bool = False
 
 
@@ -42,16 +40,12 @@ class CompletionRequest(_Request):
     logprobs: int | None = Field(default=None, ge=0, le=1, description="log-probabilities of the written tokens")
 
 
-class TextPart(BaseModel):
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
+class TextPart(RequestBody):
     type: Literal["text"]
     text: str
 
 
-class Message(BaseModel):
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
+class Message(RequestBody):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
     name: str | None = None
@@ -61,9 +55,7 @@ class Message(BaseModel):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class ResponseFormat(BaseModel):
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
+class ResponseFormat(RequestBody):
     type: Literal["text", "json_object"]
 
 

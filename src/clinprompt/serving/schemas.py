@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, Strict, StringConstraints
 
 Identifier = Annotated[str, StringConstraints(max_length=200)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+class RequestBody(BaseModel):
+    """A part of a request: what the API's description does not allow is refused ("yes" and 0 are no booleans), and an
+    error never quotes what was sent."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
 
-class GivenEntity(_Strict):
+# A pair of places in a text. JSON knows only arrays, which a strict tuple would refuse; the numbers in it stay strict.
+Span = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], Strict(False)]
+
+
+class GivenEntity(RequestBody):
     """An entity that is given (relation tasks)."""
 
     id: Identifier
     type: Identifier
-    spans: list[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]]] = Field(min_length=1, max_length=32)
+    spans: list[Span] = Field(min_length=1, max_length=32, description="[start, end), in characters")
     concepts: list[Identifier] = Field(default=[], max_length=32)
 
 
-class Document(_Strict):
+class Document(RequestBody):
     """One record: `text` and what the task asks for beside it, as in the lines that `clinprompt predict` reads."""
 
     id: Identifier | None = Field(default=None, description="comes back with the answer; default: the number")
@@ -35,7 +42,7 @@ class Document(_Strict):
     entities: list[GivenEntity] = Field(default=[], max_length=2_000, description="relation: the entities to relate")
 
 
-class PredictRequest(_Strict):
+class PredictRequest(RequestBody):
     """Documents to be answered, each by every task named in the address."""
 
     documents: list[Document | str] = Field(min_length=1, examples=[["She has gout and reports a mild headache."]])

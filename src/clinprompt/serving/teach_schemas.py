@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
+
+from clinprompt.serving.schemas import RequestBody, Span
 
 Kind = Literal["entities", "relations", "labels", "answer", "summary"]
 State = Literal["learning", "scoring", "done", "failed", "cancelled"]
@@ -14,18 +16,14 @@ Labels = dict[Label, Annotated[str, StringConstraints(max_length=200)]]
 Place = Annotated[int, Field(ge=0)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
-
-class Mark(_Strict):
+class Mark(RequestBody):
     """An entity marked in a note; several spans make it discontinuous."""
 
     type: Label
-    spans: list[tuple[Place, Place]] = Field(min_length=1, max_length=16, description="[start, end), in characters")
+    spans: list[Span] = Field(min_length=1, max_length=16, description="[start, end), in characters")
 
 
-class MarkedRelation(_Strict):
+class MarkedRelation(RequestBody):
     """A relation between two entities of a note, named by their places in its list of entities."""
 
     type: Label
@@ -33,7 +31,7 @@ class MarkedRelation(_Strict):
     tail: Place
 
 
-class TaughtNote(_Strict):
+class TaughtNote(RequestBody):
     """A note with what is true of it: `entities` and `relations` (none is an answer too), one `label`, or the `wanted`
     answer or summary."""
 
@@ -44,7 +42,7 @@ class TaughtNote(_Strict):
     wanted: Annotated[str, StringConstraints(max_length=4_000, strip_whitespace=True)] = ""
 
 
-class TeachRequest(_Strict):
+class TeachRequest(RequestBody):
     """A task and the notes it is learned from."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$", description="the new task is served under it")
