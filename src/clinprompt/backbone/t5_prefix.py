@@ -1,7 +1,7 @@
 """A prefix inside T5-type models (T5, mT5, FLAN-T5): keys and values before those of every attention.
 
 There are three kinds of attention, and each has a prefix of its own: the encoder's over the text, the decoder's over
-the answer, and the decoder's over the text (cross-attention). Li & Liang (arXiv 2101.00190, §4.1) put one before the
+the answer, and the decoder's over the text (cross-attention). Li & Liang (arXiv 2101.00190, §4.2) put one before the
 text and one before the answer; their released code for BART and UnifiedSKG for T5 (Xie et al., arXiv 2201.05966) have
 all three. As in UnifiedSKG, a prefix has no position: the model's relative position bias is zero there and unchanged
 between the text's own tokens. It is never masked.
