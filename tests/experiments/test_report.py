@@ -152,6 +152,19 @@ def test_figures_are_vectors_with_text_and_no_date(place: Path, written: Written
         assert label in few
 
 
+def test_few_shot_panels_have_curves_where_a_type_has_targets_without_few_shot_runs(tmp_path: Path) -> None:
+    """Two targets of a type, few-shot runs of one: its panel names that one and shows every method."""
+    cells: list[Line] = [*made.grid(SKILLS, n=10), *(made.test_set(t, 10) for t in made.TARGETS)]
+    cells += made.grid(
+        {"pt": 0.4, "mpt": 0.5}, targets=("e3c", "open-i"), shots=(0, 5), draws=range(2), seeds=(0,), n=10
+    )
+    report([write(tmp_path / "r.jsonl", cells)], tmp_path / "out", resamples=100)
+    few = (tmp_path / "out" / "few-shot.svg").read_text(encoding="utf-8")
+    for label in ("Entities: e3c", "Summarization: open-i", ">pt<", ">mpt<"):
+        assert label in few
+    assert "Inference" not in few
+
+
 def test_a_rerun_gives_the_same_files(tmp_path: Path) -> None:
     """In another process with another order of hashing and a user's own plot style."""
     cells: list[Line] = [*made.grid({"mpt": 0.5, "pt": 0.4}, targets=("e3c", "open-i"), shots=(1, 5, "full"), n=10)]

@@ -146,6 +146,16 @@ class Board:
         return tuple(m for m in self.methods if len(numbers[m]) >= 2)
 
     @cached_property
+    def few_shot_targets(self) -> tuple[str, ...]:
+        """Targets on which every one of `few_shot_methods` has results at two numbers of shots or more."""
+        return tuple(
+            target
+            for target in self.targets
+            if self.few_shot_methods
+            and all(sum(bool(self.scores(target, m, k)) for k in self.few_shots) >= 2 for m in self.few_shot_methods)
+        )
+
+    @cached_property
     def missing(self) -> tuple[CellKey, ...]:
         """Planned cells without a line. Without a plan: runs that a method has on another target at the same shots."""
         have = {cell.key for cell in self.cells}

@@ -90,21 +90,24 @@ def _clean(limits: tuple[float, float]) -> tuple[float, float]:
 
 def few_shot(board: Board) -> str | None:
     """One panel per task type: the average over its targets against the number of examples, bands of one standard
-    deviation over draws. None if no method has two numbers of shots."""
-    methods = board.few_shot_methods
-    if not methods:
+    deviation over draws. Of a type only targets count that all few-shot methods have; where some are left out, the
+    panel names the others. None if there is no such target."""
+    methods, shared = board.few_shot_methods, board.few_shot_targets
+    kinds = [kind for kind in TASK_TYPES if kind in {board.types[t] for t in shared}]
+    if not kinds:
         return None
-    kinds = [kind for kind in TASK_TYPES if kind in board.types.values()]
     columns = min(len(kinds), 3)
     rows = math.ceil(len(kinds) / columns)
     how = styles(tuple(dict.fromkeys((*board.main_methods, *board.ablations, *board.methods))), board.reference)
     with _canvas(3.1 * columns + 0.4, 2.5 * rows + 0.5, rows, columns) as (figure, axes):
         flat = [axis for row in axes for axis in row]
         for axis, kind in zip(flat, kinds, strict=False):
-            targets = [t for t, found in board.types.items() if found == kind]
+            of_type = [t for t, found in board.types.items() if found == kind]
+            targets = [t for t in of_type if t in shared]
             for method in methods:
                 _curve(axis, board, method, targets, how[method])
-            axis.set_title(TYPE_NAMES[kind], loc="left")
+            named = "" if targets == of_type else f": {', '.join(targets)}"
+            axis.set_title(TYPE_NAMES[kind] + named, loc="left")
             axis.set_xscale("symlog", linthresh=1, linscale=0.6)
             axis.set_xticks(board.few_shots, [str(k) for k in board.few_shots])
             axis.minorticks_off()

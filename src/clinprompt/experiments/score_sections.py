@@ -303,8 +303,8 @@ def few_shot_section(board: Board, families: dict[int, list[Comparison]], draw: 
                 "few-shot",
                 svg,
                 "Score against the number of training examples, a panel per task type, a line per method.",
-                "Each target counts once; bands: one standard deviation over draws. A point stands where the method "
-                "has all targets of the type.",
+                "Each target counts once; bands: one standard deviation over draws. Of a type those targets count that "
+                "all methods have (named where others are left out); a point stands where the method has all of them.",
             )
         )
     section.blocks.append(_few_shot_table(board, methods))
