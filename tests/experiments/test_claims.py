@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -89,12 +90,58 @@ def test_heartbeats_keep_a_claim(tmp_path: Path) -> None:
 
 
 def test_a_slow_owner_cannot_release_its_successor(tmp_path: Path) -> None:
-    slow = Claims(tmp_path, lease=60)
+    slow, fast = Claims(tmp_path, lease=60, owner="elsewhere/1/2"), Claims(tmp_path, lease=60)
     assert slow.take(["a"])
-    path = slow.held["a"]
-    path.write_text(json.dumps({"owner": "elsewhere/1/2", "token": "x"}))  # as another machine's
-    os.utime(path, (0, 0))
-    fast = Claims(tmp_path, lease=60)
+    os.utime(slow.held["a"], (0, 0))
     assert fast.take(["a"])
     slow.release(["a"])
     assert not Claims(tmp_path, lease=60).take(["a"])
+
+
+def test_a_slow_owner_cannot_release_a_claim_that_was_made_anew(tmp_path: Path) -> None:
+    slow, fast, new = Claims(tmp_path, lease=60, owner="elsewhere/1/2"), Claims(tmp_path), Claims(tmp_path)
+    assert slow.take(["a"])
+    os.utime(slow.held["a"], (0, 0))
+    assert fast.take(["a"])
+    fast.release(["a"])
+    assert new.take(["a"])
+    assert new.held["a"].name == "a.0"  # the name that the slow one's claim had
+    slow.release(["a"])
+    assert not Claims(tmp_path).take(["a"])
+
+
+def test_a_claimant_that_comes_late_leaves_the_claim_that_was_made_anew(tmp_path: Path) -> None:
+    foreign(tmp_path, age=1000)
+    quick, new = Claims(tmp_path), Claims(tmp_path)
+
+    class Late(Claims):
+        """Between seeing that the claim is dead and taking it over, others take it over, release it, and claim anew."""
+
+        def _create(self, name: str, generation: int) -> bool:
+            assert quick.take([name])
+            quick.release([name])
+            assert new.take([name])
+            return super()._create(name, generation)
+
+    assert not Late(tmp_path).take(["a"])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.0"]
+    assert not Claims(tmp_path).take(["a"])
+    new.release(["a"])
+    assert Claims(tmp_path).take(["a"])
+
+
+def test_the_heart_goes_on_after_a_release_in_the_middle_of_a_beat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims, beats, twice = Claims(tmp_path, lease=0.12), [], threading.Event()
+
+    def touched(path: Path) -> None:
+        beats.append(path)
+        if len(beats) == 1:
+            raise FileNotFoundError(path)
+        twice.set()
+
+    monkeypatch.setattr(os, "utime", touched)
+    with claims.beating():
+        assert claims.take(["a"])
+        assert twice.wait(10)

@@ -2,8 +2,8 @@
 
 A claim of generation g is the file `<name>.<g>`, created with O_EXCL; the highest generation owns the name. A claim
 whose owner is dead (the same machine: its process is gone; elsewhere: no heartbeat for `lease` seconds) is taken over
-by creating the next generation, which again only one worker can do. Nothing is ever deleted to take over, so a slow
-claimant cannot delete the claim of a fast one.
+by creating the next generation, which again only one worker can do. Nothing is ever deleted to take over, and a worker
+deletes older generations only while its own claim stands, so a slow claimant cannot delete the claim of a fast one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class Claims:
     lease: float = LEASE
     owner: str = field(default_factory=lambda: _owner())
     held: dict[str, Path] = field(default_factory=dict)
+    _written: dict[Path, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, names: Iterable[str]) -> bool:
@@ -45,14 +46,18 @@ class Claims:
         return True
 
     def release(self, names: Iterable[str]) -> None:
-        """Give names back: the claim and its predecessors are deleted."""
-        with self._lock:
-            paths = [self.held.pop(name) for name in names if name in self.held]
-        for path in paths:
+        """Give names back: the claim and its predecessors are deleted; nothing if others have taken it over since."""
+        for path in self._let_go(names):
             name, own = _parts(path)
             for generation, other in _generations(self.folder, name):
                 if generation <= own:
                     other.unlink(missing_ok=True)
+
+    def _let_go(self, names: Iterable[str]) -> list[Path]:
+        """Hold these names no longer; the paths of those whose claim is still this worker's own file."""
+        with self._lock:
+            paths = [self.held.pop(name) for name in names if name in self.held]
+            return [path for path in paths if _content(path) == self._written.pop(path)]
 
     @contextmanager
     def beating(self) -> Iterator[None]:
@@ -74,7 +79,7 @@ class Claims:
             with self._lock:
                 paths = list(self.held.values())
             for path in paths:
-                if path.exists():
+                with suppress(FileNotFoundError):  # released since
                     os.utime(path)
 
     def _take(self, name: str) -> bool:
@@ -88,8 +93,9 @@ class Claims:
             return False
         if not self._create(name, generation + 1):
             return False
-        if _content(path) != before:  # released and claimed anew in between: that claim stands
-            self.release([name])
+        if _content(path) != before:  # released and claimed anew in between: that claim stands, also if it is older
+            for own in self._let_go([name]):
+                own.unlink(missing_ok=True)
             return False
         return True
 
@@ -99,10 +105,11 @@ class Claims:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
             return False
+        content = json.dumps({"owner": self.owner, "token": secrets.token_hex(8)})
         with os.fdopen(descriptor, "w") as file:
-            file.write(json.dumps({"owner": self.owner, "token": secrets.token_hex(8)}))
+            file.write(content)
         with self._lock:
-            self.held[name] = path
+            self.held[name], self._written[path] = path, content
         return True
 
     def _alive(self, path: Path, content: str) -> bool:
