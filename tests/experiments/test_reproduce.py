@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from clinprompt.commands.options import ModelChoice
 from clinprompt.errors import TrainingError
 from clinprompt.experiments.claims import Claims
 from clinprompt.experiments.reproduce import recorded_cell, run_again
@@ -73,6 +75,17 @@ def test_another_backbone_is_refused(recorded: Path, tmp_path: Path) -> None:
     cell = recorded_cell(recorded, lines(recorded)[0]["id"])
     with pytest.raises(TrainingError, match=f"fingerprint {cell.fingerprint}"):
         run_again(cell, tiny(seed=1), tmp_path / "work", None)
+
+
+def test_another_precision_is_refused_and_the_line_decides_which(recorded: Path, tmp_path: Path) -> None:
+    cell = recorded_cell(recorded, lines(recorded)[0]["id"])
+    assert cell.settings["numerics"] == {"dtype": "float32", "autocast": False, "quantise": None}
+    with pytest.raises(TrainingError, match="was computed in float32, and this is float32, bf16 autocast"):
+        run_again(cell, replace(tiny(), autocast=True), tmp_path / "work", None)
+    noted = {"dtype": "float32", "autocast": True, "quantise": None}
+    assert ModelChoice(None, device="cpu").in_numerics(noted) == ModelChoice(None, "float32", "cpu", None, True)
+    given = ModelChoice(None, dtype="bfloat16")
+    assert given.in_numerics(noted) == given
 
 
 def test_an_unknown_id_is_refused(recorded: Path) -> None:

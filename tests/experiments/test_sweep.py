@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from clinprompt.errors import TrainingError
 from clinprompt.experiments import trainings, units
 from clinprompt.experiments.cells import Group
 from clinprompt.experiments.claims import Claims
 from clinprompt.experiments.results import read_results
-from clinprompt.experiments.store import ResultsFile
+from clinprompt.experiments.store import ResultsFile, Store
 from clinprompt.experiments.sweep import Local, Sweep
 from clinprompt.experiments.trainings import Row, train_together
 from clinprompt.experiments.workbench import Workbench
@@ -93,6 +95,21 @@ def test_a_finished_sweep_computes_nothing(swept: tuple[Workbench, Path], monkey
 
 def forbidden(*args: Any, **named: Any) -> Any:
     raise AssertionError("computed again")
+
+
+def test_cells_of_another_precision_are_not_taken_for_finished(tmp_path: Path) -> None:
+    """Ids leave the precision out; the work folder and the results file refuse a run in another one."""
+    changes: dict[str, Any] = {"methods": ["zero-shot"], "shots": [0]}
+    run(bench(tmp_path, **changes), tmp_path / "r.jsonl")
+    mixed = bench(tmp_path, **changes)
+    mixed.backbone.autocast = True
+    with pytest.raises(TrainingError, match=r"work: its cells .* float32, and this run .* float32, bf16 autocast"):
+        run(mixed, tmp_path / "other.jsonl")
+    elsewhere = replace(mixed, store=Store(tmp_path / "elsewhere"))
+    with pytest.raises(TrainingError, match=r"r\.jsonl: cell .* was computed in float32, and"):
+        run(elsewhere, tmp_path / "r.jsonl")
+    run(elsewhere, tmp_path / "elsewhere.jsonl")
+    assert all(c.settings["numerics"]["autocast"] for c in read_results(tmp_path / "elsewhere.jsonl").cells)
 
 
 def test_more_draws_leave_the_old_cells_alone(swept: tuple[Workbench, Path], monkeypatch: pytest.MonkeyPatch) -> None:

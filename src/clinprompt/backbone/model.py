@@ -100,6 +100,14 @@ class Backbone:
         embedded: Tensor = self.model.get_input_embeddings()(ids)
         return embedded
 
+    @property
+    def numerics(self) -> dict[str, Any]:
+        """How it computes, which its fingerprint leaves out: the weights' dtype, whether in bf16 autocast, and 4-bit
+        weights. A run is continued, compared and reproduced in the numerics it began in."""
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        quantise = "4bit" if getattr(self.model, "is_loaded_in_4bit", False) else None
+        return {"dtype": dtype, "autocast": self.autocast, "quantise": quantise}
+
     def precision(self) -> torch.autocast:
         """The context forward passes run in: bf16 autocast when `autocast` is set, else nothing."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast)

@@ -292,6 +292,7 @@ def _reproduce(
     from clinprompt.experiments.reproduce import recorded_cell, run_again
 
     recorded = recorded_cell(path, identifier)
+    model = model.in_numerics(recorded.settings.get("numerics", {}))
     with stage_bars(not (as_json or quiet)) as bar:
         found = run_again(recorded, model.load(recorded.backbone), work, data_dir, bar)
     if as_json:

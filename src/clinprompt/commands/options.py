@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,6 +91,12 @@ class ModelChoice:
         from clinprompt.backbone.model import load_backbone
 
         return load_backbone(**self.arguments(default))
+
+    def in_numerics(self, recorded: Mapping[str, Any]) -> ModelChoice:
+        """This choice in the precision of a recorded run (`Backbone.numerics`), unless a precision was given."""
+        if self.dtype or self.quantise or self.autocast or not recorded:
+            return self
+        return replace(self, **recorded)
 
     def arguments(self, default: str) -> dict[str, Any]:
         """The arguments of `load_backbone`, for a process that loads it elsewhere."""

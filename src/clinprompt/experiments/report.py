@@ -29,7 +29,7 @@ from clinprompt.experiments.document import (
     to_markdown,
 )
 from clinprompt.experiments.multitask_sections import multitask_section
-from clinprompt.experiments.results import read_results
+from clinprompt.experiments.results import numerics_text, read_results
 from clinprompt.experiments.score_sections import (
     ablation_section,
     bracket,
@@ -276,6 +276,7 @@ def origin_section(board: Board, files: Sequence[str]) -> Section:
         ("backbone", distinct(f"{c.backbone} {c.fingerprint}".strip() for c in board.cells)),
         ("clinprompt", distinct(c.library for c in board.cells)),
         ("machine", distinct(c.machine for c in board.cells)),
+        ("precision", distinct(numerics_text(found) for c in board.cells if (found := c.settings.get("numerics")))),
         ("seeds", ", ".join(str(s) for s in sorted({c.seed for c in board.cells}))),
     ]
     table = Table("origin", ("what", "value"), tuple(row for row in rows if row[1]), texts=2)

@@ -18,7 +18,7 @@ from clinprompt.experiments.metaprompts import Progress, metaprompt_jobs, run_jo
 from clinprompt.experiments.multitask_bench import multitask_bench
 from clinprompt.experiments.multitask_protocol import parse_multitask_protocol
 from clinprompt.experiments.protocol import parse_protocol
-from clinprompt.experiments.results import Cell
+from clinprompt.experiments.results import Cell, numerics_text
 from clinprompt.experiments.store import ResultsFile, Store
 from clinprompt.experiments.trainings import Row, Trained
 from clinprompt.experiments.units import answer_cells, choose, score_cell
@@ -62,6 +62,7 @@ def run_again(
     Trials are trained and judged again; those of a multi-task comparison unless they are in `work`. Raises
     TrainingError when the data or the backbone are not those of the line.
     """
+    _require_numerics(recorded, backbone)
     torch.set_num_threads(int(recorded.settings["threads"]))
     bench = _bench(recorded, backbone, Store(work), data_dir)
     group, cell = _find(bench, recorded)
@@ -76,6 +77,15 @@ def run_again(
     ours, theirs = found.model_dump(mode="json"), recorded.model_dump(mode="json")
     differences = tuple(name for name in COMPARED if ours[name] != theirs[name])
     return Reproduction(recorded, found, differences, tuple(_remarks(recorded, backbone)))
+
+
+def _require_numerics(recorded: Cell, backbone: Backbone) -> None:
+    wanted = recorded.settings.get("numerics", backbone.numerics)
+    if wanted != backbone.numerics:
+        raise TrainingError(
+            f"cell {recorded.id} was computed in {numerics_text(wanted)}, and this is "
+            f"{numerics_text(backbone.numerics)}: leave --dtype, --autocast and --quantise out, and the line decides."
+        )
 
 
 def _bench(recorded: Cell, backbone: Backbone, store: Store, data_dir: Path | None) -> Workbench:

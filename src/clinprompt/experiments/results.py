@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -102,6 +102,21 @@ class Cell(_Line):
         """The headline metric in 0..100; nan where it is undefined."""
         found = self.metrics[self.headline][0]
         return math.nan if found is None else found
+
+
+def numerics_text(numerics: Mapping[str, Any]) -> str:
+    """`Backbone.numerics` as people read it: "float32, bf16 autocast"."""
+    autocast = "bf16 autocast" if numerics.get("autocast") else ""
+    quantise = f"{numerics['quantise']} weights" if numerics.get("quantise") else ""
+    return ", ".join(part for part in (str(numerics.get("dtype")), autocast, quantise) if part)
+
+
+def other_numerics(what: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """The message for cells of another precision, which an id does not tell apart."""
+    return (
+        f"{what} computed in {numerics_text(theirs)}, and this run computes in {numerics_text(ours)}. Give the same "
+        "--dtype, --autocast and --quantise, or another --work and --out."
+    )
 
 
 class MetaLine(_Line):

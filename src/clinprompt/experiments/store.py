@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clinprompt.errors import ResultsError
+from clinprompt.errors import ResultsError, TrainingError
+from clinprompt.experiments.results import other_numerics
 from clinprompt.training.identity import digest_of
 
 Line = dict[str, Any]
@@ -64,6 +65,14 @@ class Store:
     def teachers(self, key: str) -> Path:
         """The folder of teachers that several metaprompts share."""
         return self.work / "teachers" / key
+
+    def claim_numerics(self, numerics: dict[str, Any]) -> None:
+        """Note what precision the folder's cells are computed in. Raises TrainingError if it holds those of another:
+        ids do not tell them apart, and they would be taken for finished."""
+        note = self.work / "numerics.json"
+        write_once(note, numerics)
+        if (found := read_json(note)) != numerics:
+            raise TrainingError(other_numerics(f"{self.work}: its cells were", found or {}, numerics))
 
     @property
     def claims(self) -> Path:

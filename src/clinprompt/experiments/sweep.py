@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel
 
 from clinprompt.backbone.model import load_backbone
+from clinprompt.errors import TrainingError
 from clinprompt.experiments.cells import Group, Unit, packed
 from clinprompt.experiments.claims import LEASE, Claims
 from clinprompt.experiments.lines import test_set
@@ -19,7 +20,7 @@ from clinprompt.experiments.metaprompts import MetaJob, metaprompt_jobs, run_job
 from clinprompt.experiments.multitask_bench import multitask_bench
 from clinprompt.experiments.multitask_protocol import parse_multitask_protocol
 from clinprompt.experiments.protocol import parse_protocol
-from clinprompt.experiments.results import Planned
+from clinprompt.experiments.results import Planned, other_numerics
 from clinprompt.experiments.store import ResultsFile, Store
 from clinprompt.experiments.trainings import Progress
 from clinprompt.experiments.units import run_unit
@@ -94,6 +95,7 @@ class Sweep:
 
     def run(self, executor: Executor) -> None:
         """Compute what is left. Cells that the results file holds count as computed, wherever that was."""
+        self._agree_on_numerics()
         self._adopt()
         self._describe()
         self._collect(self.groups)
@@ -106,6 +108,16 @@ class Sweep:
     def refresh(self) -> None:
         """Copy what other processes have finished so far into the results file."""
         self._collect(self.groups)
+
+    def _agree_on_numerics(self) -> None:
+        """Raises TrainingError if the results file or the store have cells of another precision."""
+        ours = self.bench.backbone.numerics
+        for line in self.results.lines():
+            theirs = line.get("settings", {}).get("numerics", ours) if line.get("kind", "cell") == "cell" else ours
+            if theirs != ours:
+                what = f"{self.results.path}: cell {line['id']} was"
+                raise TrainingError(other_numerics(what, theirs, ours))
+        self.bench.store.claim_numerics(ours)
 
     def _adopt(self) -> None:
         """Put cells of the results file into the store, if they are not there."""

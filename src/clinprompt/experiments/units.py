@@ -335,6 +335,7 @@ def _settings(bench: Workbench, method: str, choice: Choice | None, trained: Tra
         **({"choosing": choice.cost} if choice and choice.cost else {}),
         "threads": torch.get_num_threads(),
         "device": bench.backbone.device.type,
+        "numerics": bench.backbone.numerics,
     }
 
 

@@ -25,7 +25,7 @@ from clinprompt.training.banks import ON_METAPROMPT, Room, method_of, room_for, 
 from clinprompt.training.batching import TaskExamples
 from clinprompt.training.examples import answer_limit, prepare, sample_records
 from clinprompt.training.few_shot import draw_shots
-from clinprompt.training.identity import digest_of, task_digests
+from clinprompt.training.identity import run_name, task_digests
 from clinprompt.training.learn import SourceTask, data_note, portable
 from clinprompt.training.loop import Fit, Problem, fit
 from clinprompt.training.processes import Processes
@@ -163,7 +163,7 @@ def _identity(
         settings.append(described)
     start = metaprompt.digest if metaprompt else "vocabulary"
     taken = [room.method, room.length, room.position]
-    return digest_of([backbone.fingerprint, start, taken, settings, task_digests(examples)])
+    return run_name(backbone, [start, taken, settings, task_digests(examples)])
 
 
 def _task_files(

@@ -31,8 +31,8 @@ def load_checkpoint(path: Path, run: str) -> tuple[int, dict[str, Tensor]] | Non
         raise TrainingError(f"{error}. Delete it to start this stage again.") from None
     if metadata.get("run") != run:
         raise TrainingError(
-            f"{path}: this checkpoint belongs to a run with other settings, data or backbone. Continue with the "
-            "settings it was started with, choose another --out, or delete the folder to start again."
+            f"{path}: this checkpoint belongs to a run with other settings, data, backbone or precision. Continue with "
+            "the settings it was started with, choose another --out, or delete the folder to start again."
         )
     return int(metadata["step"]), tensors
 

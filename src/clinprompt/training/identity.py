@@ -11,12 +11,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from clinprompt.backbone.encoding import Encoded
+from clinprompt.backbone.model import Backbone
 from clinprompt.training.batching import TaskExamples
 
 
 def digest_of(value: Any) -> str:
     """Sixteen hexadecimal digits of the SHA-256 of a JSON-ready value; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_name(backbone: Backbone, parts: Sequence[Any]) -> str:
+    """What a run's checkpoints are known by: the digest of all that decides its result, and the numerics it computes
+    in where they are not plain float32 (`…-autocast`, `…-bfloat16-4bit`)."""
+    numerics = backbone.numerics
+    dtype = [] if numerics["dtype"] == "float32" else [numerics["dtype"]]
+    other = ["autocast"] * numerics["autocast"] + [numerics["quantise"]] * bool(numerics["quantise"])
+    return "-".join([digest_of([backbone.fingerprint, *parts]), *dtype, *other])
 
 
 def examples_digest(examples: Sequence[Encoded]) -> str:

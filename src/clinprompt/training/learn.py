@@ -31,7 +31,7 @@ from clinprompt.tasks.definition import TaskDefinition
 from clinprompt.training.batching import TaskExamples
 from clinprompt.training.distillation import Distillation, teacher_states
 from clinprompt.training.examples import answer_limit, prepare, sample_records
-from clinprompt.training.identity import digest_of, examples_digest, task_digests
+from clinprompt.training.identity import examples_digest, run_name, task_digests
 from clinprompt.training.loop import Fit, Problem, fit
 from clinprompt.training.processes import Processes
 from clinprompt.training.sampling import RowSampler, TaskSampler
@@ -180,7 +180,7 @@ def teachers_identity(backbone: Backbone, settings: LearnSettings, examples: Seq
 def _identity_of(backbone: Backbone, described: dict[str, Any], examples: Sequence[TaskExamples]) -> str:
     for stage in ("teacher", "source"):
         described.get(stage, {}).pop("checkpoint_every", None)
-    return digest_of([backbone.fingerprint, described, task_digests(examples)])
+    return run_name(backbone, [described, task_digests(examples)])
 
 
 def _check(sources: Sequence[SourceTask]) -> None:
@@ -231,8 +231,8 @@ def claim_folder(folder: Path, run: str, settings: BaseModel, processes: Process
         found = json.loads(note.read_text(encoding="utf-8"))
         if found["run"] != run:
             raise TrainingError(
-                f"{folder}: holds a run with other settings, data or backbone. Use the settings in {note.name}, "
-                "another --out, or delete the folder to start again."
+                f"{folder}: holds a run with other settings, data, backbone or precision. Use the settings in "
+                f"{note.name}, another --out, or delete the folder to start again."
             )
     elif processes.main:
         folder.mkdir(parents=True, exist_ok=True)
