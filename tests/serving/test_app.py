@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,19 @@ def test_errors_say_what_to_do(client: TestClient, address: str, body: Any, stat
     if place:
         assert place in error["place"]
     assert "secret key" not in found.text and "nothing" not in error["message"].replace("there is nothing", "")
+
+
+def test_questions_are_counted_over_all_documents_before_pairs_are_written_out(client: TestClient) -> None:
+    one = {"id": "a", "type": "Drug", "spans": [[0, 1]]}
+    many = {"text": "x", "entities": [one | {"id": str(n)} for n in range(200)]}
+    few = {"text": "x", "entities": [one | {"id": str(n)} for n in range(5)]}
+    started = time.monotonic()
+    for documents, status in (([many], 413), ([few] * 2, 200), ([few] * 3, 413)):  # 39,800, 40 and 60 of 40
+        found = client.post("/v1/tasks/treats/predict", json={"documents": documents})
+        assert found.status_code == status, found.text
+    asked = {"model": "treats", "messages": [{"role": "user", "content": json.dumps(many)}]}
+    assert client.post("/v1/chat/completions", json=asked).status_code == 413
+    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from clinprompt.records import Entity, Record, Relation
 from clinprompt.tasks.codec import Output
 from clinprompt.tasks.definition import TaskDefinition
-from clinprompt.tasks.pairs import candidates, coverage
+from clinprompt.tasks.pairs import candidates, coverage, each_candidate
 from clinprompt.tasks.relation import RelationCodec, marked
 from clinprompt.tasks.room import Room
 from clinprompt.tasks.scoring import relation_keys
@@ -49,6 +49,13 @@ def test_sentence_scope_counts_what_it_cannot_ask(record: Record, directed: bool
     assert found <= wanted
     if directed and len({e.spans for e in record.entities}) == len(record.entities):
         assert len(wanted - found) == coverage(task, record).uncovered
+
+
+def test_candidates_are_made_one_by_one() -> None:
+    """Four million pairs: the first are there without the rest."""
+    many = Record("1", "x" * 10, tuple(entity(str(n), "Drug", 0, 1) for n in range(2_000)))
+    pairs = each_candidate(GIVEN, many)
+    assert [next(pairs) for _ in range(2)] == [("0", "1"), ("0", "2")]
 
 
 @settings(max_examples=300, deadline=None)

@@ -189,10 +189,7 @@ async def _asked(service: Service, task: ServedTask, messages: Sequence[Message]
     record = record_of(0, _document(messages))
     require_fields(task, 0, record)
     await require_size(service, [record])
-    found = await ask(service.engine, task, record)
-    if len(found.examples) > service.settings.questions:
-        raise TooLarge(f"this message comes to more than {service.settings.questions} questions; send less at once.")
-    return found
+    return await ask(service.engine, task, record, most=service.settings.questions)
 
 
 def _last(messages: Sequence[Message]) -> str:

@@ -11,9 +11,17 @@ from clinprompt.records import Record
 from clinprompt.serving import confidence
 from clinprompt.serving.constraint import constraint_for
 from clinprompt.serving.engine import Engine, Generated, Question, ServedTask
+from clinprompt.serving.problems import TooLarge
 from clinprompt.tasks.choices import choose
 from clinprompt.tasks.codec import Example, Output, Prediction
+from clinprompt.tasks.pairs import each_candidate, is_concept_level, mention_index
 from clinprompt.tasks.registry import blind
+
+# Of one document, our choice: all pairs of concepts are looked at, and in each pair all mentions of the two.
+CONCEPTS, COMPARED = 2_000, 1_000_000
+TOO_MANY = (
+    "this request comes to more questions (windows, pairs) than one may; send fewer documents or entities at once."
+)
 
 
 @dataclass(frozen=True)
@@ -42,11 +50,42 @@ class Answer:
     written: int = 0
 
 
-async def ask(engine: Engine, task: ServedTask, record: Record) -> Asked:
-    """Render a record; gold is hidden from the model. Raises TaskError for a record the task cannot be asked about."""
+async def ask(engine: Engine, task: ServedTask, record: Record, *, most: int | None = None) -> Asked:
+    """Render a record; gold is hidden from the model.
+
+    `most`: questions it may come to; pairs are counted before one of them is rendered. Raises TooLarge beyond it, and
+    TaskError for a record the task cannot be asked about.
+    """
     hidden = blind(task.definition, record)
-    examples = await engine.desk.run(lambda: task.codec.render(hidden))
+    examples = await engine.desk.run(lambda: _rendered(task, hidden, most))
     return Asked(task, hidden, tuple(examples))
+
+
+def _rendered(task: ServedTask, record: Record, most: int | None) -> list[Example]:
+    if most is None:
+        return task.codec.render(record)
+    if task.definition.type == "relation" and task.definition.entities == "given":
+        _require_pairs(task, record, most)
+    examples = task.codec.render(record)
+    if len(examples) > most:
+        raise TooLarge(TOO_MANY)
+    return examples
+
+
+def _require_pairs(task: ServedTask, record: Record, most: int) -> None:
+    """Pairs grow with the square of what is given, and each costs a rendering of its own."""
+    if is_concept_level(task.definition, record):
+        concepts = {concept for entity in record.entities for concept in entity.concepts}
+        if len(concepts) > CONCEPTS:
+            raise TooLarge(f"the entities of a document may have {CONCEPTS:,} different concepts; send fewer.")
+    known = mention_index(record)
+    compared = 0
+    for pairs, (head, tail) in enumerate(each_candidate(task.definition, record), start=1):
+        compared += len(known[head]) * len(known[tail])
+        if pairs > most:
+            raise TooLarge(TOO_MANY)
+        if compared > COMPARED:
+            raise TooLarge(f"the concepts of a document may come to {COMPARED:,} pairs of mentions; send fewer.")
 
 
 async def answer(engine: Engine, asked: Asked, *, constrained: bool = False) -> Answer:

@@ -77,11 +77,13 @@ async def answers(
     if constrained and not service.engine.constrains:
         raise TaskError("constrained: this server's engine cannot do that; leave it out.")
     await require_size(service, records)
-    asked = [await ask(service.engine, task, record) for record in records for task in tasks]
-    questions = sum(len(one.examples) for one in asked)
-    if questions > service.settings.questions:
-        raise TooLarge(f"this request comes to more than {service.settings.questions} questions; send fewer documents.")
-    with service.hold(questions):
+    asked: list[Asked] = []
+    left = service.settings.questions
+    for record in records:
+        for task in tasks:
+            asked.append(await ask(service.engine, task, record, most=left))
+            left -= len(asked[-1].examples)
+    with service.hold(service.settings.questions - left):
         found = await gather([answer(service.engine, one, constrained=constrained) for one in asked])
     return list(zip(asked, found, strict=True))
 

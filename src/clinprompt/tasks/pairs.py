@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from clinprompt.records import Entity, Record, Relation, Span
@@ -64,40 +64,42 @@ def candidates(task: TaskDefinition, record: Record) -> list[Pair]:
     ``record.meta["pairs"]`` where the corpus defines them; else all ordered pairs of different entities that
     `task.arguments` permits within `task.scope`. With `task.directed` false each pair comes once.
     """
+    return list(each_candidate(task, record))
+
+
+def each_candidate(task: TaskDefinition, record: Record) -> Iterator[Pair]:
+    """`candidates` one by one: who only wants to know whether there are too many need not hold all of them."""
     known = mention_index(record)
     defined = record.meta.get("pairs")
     if defined is not None:
-        return [(head, tail) for head, tail in defined if head in known and tail in known]
-    if is_concept_level(task, record):
-        return _concept_pairs(task, record)
-    return _mention_pairs(task, record)
+        yield from ((head, tail) for head, tail in defined if head in known and tail in known)
+    elif is_concept_level(task, record):
+        yield from _concept_pairs(task, record)
+    else:
+        yield from _mention_pairs(task, record)
 
 
-def _mention_pairs(task: TaskDefinition, record: Record) -> list[Pair]:
+def _mention_pairs(task: TaskDefinition, record: Record) -> Iterator[Pair]:
     entities = sorted(record.entities, key=lambda entity: (entity.start, entity.end))
     spans = sentence_spans(record)
     place = [sentence_number(spans, entity.start) if task.scope == "sentence" else 0 for entity in entities]
-    pairs = []
     for i, head in enumerate(entities):
         for j, tail in enumerate(entities):
             if i != j and place[i] == place[j] and _permitted(task, i < j, {head.type}, {tail.type}):
-                pairs.append((head.id, tail.id))
-    return pairs
+                yield head.id, tail.id
 
 
-def _concept_pairs(task: TaskDefinition, record: Record) -> list[Pair]:
+def _concept_pairs(task: TaskDefinition, record: Record) -> Iterator[Pair]:
     kinds: dict[str, set[str]] = defaultdict(set)
     for entity in sorted(record.entities, key=lambda entity: (entity.start, entity.end)):
         for concept in entity.concepts:
             if concept not in _NO_CONCEPTS:
                 kinds[concept].add(entity.type)
     concepts = list(kinds)
-    return [
-        (head, tail)
-        for i, head in enumerate(concepts)
-        for j, tail in enumerate(concepts)
-        if i != j and _permitted(task, i < j, kinds[head], kinds[tail])
-    ]
+    for i, head in enumerate(concepts):
+        for j, tail in enumerate(concepts):
+            if i != j and _permitted(task, i < j, kinds[head], kinds[tail]):
+                yield head, tail
 
 
 def _permitted(task: TaskDefinition, in_text_order: bool, head: set[str], tail: set[str]) -> bool:
