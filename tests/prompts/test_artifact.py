@@ -132,6 +132,19 @@ def test_vectors_find_their_metaprompt_by_digest_only(tmp_path: Path) -> None:
     assert torch.equal(load_task(tmp_path / "task.safetensors").prompt, found.prompt)
 
 
+def test_a_file_beside_that_is_no_metaprompt_is_passed_over(tmp_path: Path) -> None:
+    """Whatever its name says: the task file itself may be called so, and others may."""
+    right = metaprompt_for(tiny())
+    save_task(vectors_of(right), tmp_path / "phee-on-metaprompt.safetensors")
+    (tmp_path / "a-metaprompt-half-copied.safetensors").write_bytes(b"no such file")
+    save_file({"x": torch.zeros(1)}, tmp_path / "another-metaprompt.safetensors")
+    with pytest.raises(ArtifactError, match=f"needs the metaprompt {right.digest}"):
+        load_task(tmp_path / "phee-on-metaprompt.safetensors")
+    save_metaprompt(right, tmp_path / "the.metaprompt.safetensors")
+    found = load_task(tmp_path / "phee-on-metaprompt.safetensors")
+    torch.testing.assert_close(found.prompt, right.prompt("task0"))
+
+
 def test_another_backbone_is_refused_with_both_names() -> None:
     one, other = tiny(), tiny(seed=1)
     with pytest.raises(BackboneError, match=f"{one.fingerprint}, width 32.*not for .*{other.fingerprint}"):

@@ -209,7 +209,7 @@ def packaged_metaprompt() -> Path:
 
 
 def _find_metaprompt(path: Path, card: Card, given: list[Path]) -> Metaprompt:
-    beside = sorted(path.parent.glob("*metaprompt*.safetensors"))
+    beside = [found for found in sorted(path.parent.glob("*metaprompt*.safetensors")) if _is_metaprompt(found)]
     hinted = [path.parent / card.metaprompt_path] if card.metaprompt_path else []
     for candidate in [*given, *hinted, *beside, packaged_metaprompt()]:
         if candidate.is_file():
@@ -221,6 +221,14 @@ def _find_metaprompt(path: Path, card: Card, given: list[Path]) -> Metaprompt:
         f"({card.metaprompt_path or 'unnamed'}) they were trained on. Put that file beside it or name it with "
         "--metaprompt."
     )
+
+
+def _is_metaprompt(path: Path) -> bool:
+    """Whether a file is one of ours and holds a metaprompt; its name says neither."""
+    try:
+        return artifact_kind(path) == "metaprompt"
+    except ArtifactError:
+        return False
 
 
 def read_card(path: Path) -> tuple[dict[str, Tensor], Card]:
