@@ -225,11 +225,12 @@ def _on_targets(board: Board, main: Sequence[Comparison]) -> list[str]:
 
 
 def _payback(board: Board) -> list[str]:
-    found = [w for w in worth(board, _others(board)) if w.unit == "seconds"]
+    """By operations, which depend on nothing but the method; seconds also tell what else the machine did meanwhile."""
+    found = [w for w in worth(board, _others(board)) if w.unit == "flops"]
     if not found:
         return []
     return [
-        "Does the metaprompt pay, in training time? "
+        "Does the metaprompt pay, counted in operations? "
         + "; ".join(f"against `{w.other}`: {payback(w)}" for w in found)
         + "."
     ]
