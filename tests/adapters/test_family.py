@@ -268,33 +268,3 @@ def test_unknown_mixtures_are_refused_unless_layers_are_named() -> None:
     with pytest.raises(BackboneError, match="mixture of experts"):
         sites(backbone)
     assert len(sites(backbone, ("q_proj",))) == 2
-
-
-# --- C-Poly's samples ------------------------------------------------------------------------------------------------
-
-
-def test_c_poly_samples_while_it_trains_and_nowhere_else() -> None:
-    backbone = tiny()
-    bank = bank_of("c-poly", backbone)
-    first, second = (torch.cat(losses(backbone, bank, TASKS)).detach() for _ in range(2))
-    assert not torch.equal(first, second)
-    with torch.no_grad():
-        calm = [torch.cat(losses(backbone, bank, TASKS)) for _ in range(2)]
-    assert torch.equal(*calm)
-    state = bank.values()
-    third = torch.cat(losses(backbone, bank, TASKS)).detach()
-    twin = bank_of("c-poly", backbone)
-    twin.restore(state)
-    assert torch.equal(torch.cat(losses(backbone, twin, TASKS)).detach(), third)
-
-
-def test_c_poly_samples_are_gumbel_sigmoids() -> None:
-    """σ(z + logistic noise) exceeds ½ with probability σ(z)."""
-    from clinprompt.adapters.c_poly import CPolyBank
-
-    bank = bank_of("c-poly", tiny())
-    assert isinstance(bank, CPolyBank)
-    noise = torch.stack(list(bank._samples(2000, torch.device("cpu")).values()))
-    for logit in (-1.0, 0.0, 2.0):
-        share = float(((logit + noise).sigmoid() > 0.5).double().mean())
-        assert abs(share - 1 / (1 + np.exp(-logit))) < 0.01

@@ -39,6 +39,9 @@ class AdapterBank:
         with self.inside(backbone, rows, tasks):
             yield torch.zeros(len(rows), 0, backbone.width, device=backbone.device)
 
+    def announce(self, step: int, picks: Sequence[int]) -> None:
+        """As `prompts.bank.Bank.announce`; here nothing is drawn by chance."""
+
     def extra_loss(self) -> Tensor | None:
         """None: the language-model loss is all."""
         return None

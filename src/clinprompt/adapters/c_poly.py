@@ -5,8 +5,9 @@
 While it trains, `g_{t,i}` is a sample of a Gumbel-sigmoid (a relaxed Bernoulli of temperature 1) with logits `z_{t,i}`,
 drawn for every example and site; otherwise it is sigmoid(z). B = 1 [P]; A = 3, r = 2 [R]; the logits start uniform in
 ±0.001 as Polytropon's, the own skills' weights at one, skills as LoRA does, at all linear layers [O]. Gates are not
-divided by their sum, as Polytropon's are. Samples are a function of the seed and of how many batches were computed,
-which the checkpoint holds. For a fixed task it is a matrix of rank (A + B) · r and can be merged.
+divided by their sum, as Polytropon's are. A sample is a function of the seed, the training step and the example's
+number in it, however the step is cut into micro-batches and wherever it was resumed. For a fixed task it is a matrix
+of rank (A + B) · r and can be merged.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -51,7 +53,7 @@ class CPolyBank(FamilyBank):
         seed: int = 0,
     ) -> None:
         super().__init__(parameters, settings, chosen, tasks, seed)
-        self.drawn = torch.zeros(1, dtype=torch.long)  # batches that were computed with samples
+        self._announced: tuple[int, tuple[int, ...]] | None = None  # training step, the next batch's examples in it
         self._noise: dict[str, Tensor] = {}
 
     @classmethod
@@ -68,10 +70,15 @@ class CPolyBank(FamilyBank):
             found[f"{name}.weights"] = ((tasks, own), constant(1))
         return found
 
+    def announce(self, step: int, picks: Sequence[int]) -> None:
+        """The next batch is sampled, once, by these numbers."""
+        self._announced = step, tuple(picks)
+
     @contextmanager
     def inside(self, backbone: Backbone, rows: Sequence[int], tasks: Sequence[int] | None) -> Iterator[None]:
-        """As every method; where gradients are wanted, gates are sampled."""
-        self._noise = self._samples(len(rows), backbone.device) if torch.is_grad_enabled() else {}
+        """As every method; gates of a batch that training announced are sampled."""
+        announced, self._announced = self._announced, None
+        self._noise = {} if announced is None else self._samples(*announced, backbone.device)
         try:
             with super().inside(backbone, rows, tasks):
                 yield
@@ -93,21 +100,11 @@ class CPolyBank(FamilyBank):
         gates = (mine[..., None] * self.part(site, "weights", values)[present]).flatten(-2)
         return found + up(gated(down(values, a), gates), b)
 
-    def values(self) -> dict[str, Tensor]:
-        """All tensors, detached, by name; with how many batches were sampled."""
-        return super().values() | {"drawn": self.drawn.clone()}
-
-    def restore(self, values: dict[str, Tensor]) -> None:
-        """Set all tensors in place."""
-        super().restore(values)
-        self.drawn.copy_(values["drawn"])
-
-    def _samples(self, examples: int, device: torch.device) -> dict[str, Tensor]:
+    def _samples(self, step: int, picks: Sequence[int], device: torch.device) -> dict[str, Tensor]:
         """Logistic noise (examples, A) per site: sigmoid(logits + noise) is a Gumbel-sigmoid sample."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + int(self.drawn))
-        self.drawn += 1
-        uniform = torch.rand(len(self.sites), examples, self.settings.common, generator=generator)
-        uniform = uniform.clamp(1e-6, 1 - 1e-6)
+        shape = len(self.sites), self.settings.common
+        drawn = [np.random.default_rng([self.seed, step, pick]).random(shape) for pick in picks]
+        uniform = torch.from_numpy(np.stack(drawn, axis=1)).float().clamp(1e-6, 1 - 1e-6)
         noise = (uniform.log() - (-uniform).log1p()).to(device)
         return dict(zip(self.sites, noise, strict=True))
 

@@ -37,6 +37,10 @@ class SharedBank:
         """Every example with the only row."""
         return self.bank.applied(backbone, [0] * len(rows), tasks)
 
+    def announce(self, step: int, picks: Sequence[int]) -> None:
+        """The adapter's own."""
+        self.bank.announce(step, picks)
+
     def extra_loss(self) -> Tensor | None:
         """(T,): the adapter's own term for every task; None if it has none."""
         extra = self.bank.extra_loss()

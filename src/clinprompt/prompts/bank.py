@@ -54,6 +54,11 @@ class Bank(Protocol):
         """
         ...
 
+    def announce(self, step: int, picks: Sequence[int]) -> None:
+        """The next batch is of training step `step`, its example i is number `picks[i]` of that step. What a bank draws
+        by chance depends on nothing else: not on interruptions, micro-batches or processes."""
+        ...
+
     def extra_loss(self) -> Tensor | None:
         """(R,) terms added to every row's loss, of the forward pass just made (a load balance); None: there is none."""
         ...
@@ -102,6 +107,9 @@ class PromptModule(nn.Module, ABC):
         """
         distinct, inverse = torch.unique(torch.tensor(list(rows), device=backbone.device), return_inverse=True)
         yield self.compose(distinct).index_select(0, inverse)
+
+    def announce(self, step: int, picks: Sequence[int]) -> None:
+        """Nothing here is drawn by chance."""
 
     def extra_loss(self) -> Tensor | None:
         """Prompts have none."""

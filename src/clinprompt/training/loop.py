@@ -143,7 +143,7 @@ def _train_step(
     active = (state.stopped_at < 0).nonzero().squeeze(1).tolist()
     picks = problem.sampler.step(state.step, active)
     state.optimiser.zero_grad()
-    losses = accumulate(backbone, problem, settings, picks, processes)
+    losses = accumulate(backbone, problem, settings, picks, processes, state.step)
     state.tokens += sum(len(problem.tasks[p.task].train[p.example].ids) + problem.bank.length for p in picks)
     for parameter in state.optimiser.parameters.values():
         gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
@@ -176,9 +176,14 @@ def _factor(problem: Problem, settings: LoopSettings, name: str, step: int) -> f
 
 
 def accumulate(
-    backbone: Backbone, problem: Problem, settings: LoopSettings, picks: Sequence[Pick], processes: Processes
+    backbone: Backbone,
+    problem: Problem,
+    settings: LoopSettings,
+    picks: Sequence[Pick],
+    processes: Processes,
+    step: int = 0,
 ) -> Tensor:
-    """Gradients of this process's micro-batches; returns its part of every row's loss (R,)."""
+    """Gradients of this process's micro-batches; returns its part of every row's loss (R,). The bank is told `step`."""
     examples = [problem.tasks[p.task].train[p.example] for p in picks]
     share = _label_weights(problem, picks, examples)
     losses = torch.zeros(problem.bank.rows)
@@ -187,6 +192,7 @@ def accumulate(
         chosen = [picks[i] for i in part]
         batch = collate(backbone, [examples[i] for i in part])
         weights = counted * share[part].to(backbone.device)[batch.owner]
+        problem.bank.announce(step, part)
         # The backward pass stays inside: an adapter that swaps weights may be asked for them again.
         with problem.bank.applied(backbone, [p.row for p in chosen], [p.task for p in chosen]) as prompts:
             layers = problem.distillation.layers if problem.distillation else (-1,)
