@@ -233,3 +233,33 @@ def test_the_definition_travels_whole(tmp_path: Path) -> None:
     assert load_task(tmp_path / "t.safetensors").task == task
     # The order of labels is their order in the instruction, so it is part of what a prompt was trained with.
     assert list(load_task(tmp_path / "t.safetensors").task.labels) == ["Drug", "Dose"]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_prompt_is_as_wide_as_the_backbone_of_its_card(tmp_path: Path, own: bool) -> None:
+    """Otherwise the model fails in the middle of a pass, where nobody knows which file was wrong."""
+    card = Card(kind="task", backbone=NOTE, position="start", tasks=(definition("t"),))
+    wide = torch.ones(2, NOTE.width + 1)
+    if own:
+        save_task(TaskPrompt({"prompt": wide}, card), tmp_path / "t.safetensors")
+    else:
+        whole = card.model_copy(update={"kind": "metaprompt"})
+        u, v = torch.ones(1, 2, 1), torch.ones(1, NOTE.width + 1, 1)
+        source = save_metaprompt(Metaprompt(wide, u, v, whole), tmp_path / "m.metaprompt.safetensors")
+        save_task(vectors_of(source), tmp_path / "t.safetensors")
+    with pytest.raises(ArtifactError, match=rf"\(2, {NOTE.width + 1}\).*width {NOTE.width}"):
+        load_task(tmp_path / "t.safetensors")
+
+
+def test_an_artifact_of_another_width_is_refused_whatever_its_fingerprint() -> None:
+    backbone = tiny("llama")
+    note = BackboneNote(name=backbone.name, fingerprint=backbone.fingerprint, width=backbone.width + 1)
+    card = Card(kind="task", backbone=note, position="start", tasks=(definition("t"),))
+    with pytest.raises(BackboneError, match="another model"):
+        require_backbone(card, backbone, "t")
+
+
+def test_a_card_that_is_no_object_is_not_ours(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors", metadata={"clinprompt": "[]"})
+    with pytest.raises(ArtifactError, match="not one of clinprompt's"):
+        artifact_kind(tmp_path / "a.safetensors")

@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +16,7 @@ import typer
 
 from clinprompt.commands import options as o
 from clinprompt.commands.output import print_json, remark, say
-from clinprompt.errors import BackboneError, TaskError
+from clinprompt.errors import ArtifactError, BackboneError, TaskError
 
 if TYPE_CHECKING:
     from clinprompt.serving.batching import BatchLimits
@@ -253,11 +253,14 @@ def _over_own(
 
 
 def _backbone_of(folder: Path) -> str:
-    """The backbone that the task files of a folder name; the embedded one for an empty folder."""
+    """The backbone that the task files of a folder name; the embedded one where no file names any."""
     from clinprompt.prompts.artifact import read_card
     from clinprompt.serving.library import artifact_files
 
-    names = {read_card(path)[1].backbone.name for path in artifact_files(folder)}
+    names = set()
+    for path in artifact_files(folder):
+        with suppress(ArtifactError, OSError):  # foreign and damaged files: the server lists them with the reason
+            names.add(read_card(path)[1].backbone.name)
     if len(names) > 1:
         raise BackboneError(
             f"{folder}: its files are for several backbones ({', '.join(sorted(names))}). One server holds one: move "

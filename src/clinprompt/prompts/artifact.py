@@ -147,7 +147,7 @@ def backbone_note(backbone: Backbone) -> BackboneNote:
 
 def require_backbone(card: Card, backbone: Backbone, path: Path | str) -> None:
     """Refuse an artifact made for another base model."""
-    if card.backbone.fingerprint != backbone.fingerprint:
+    if (card.backbone.fingerprint, card.backbone.width) != (backbone.fingerprint, backbone.width):
         raise BackboneError(
             f"{path}: made for backbone {card.backbone.name!r} ({card.backbone.fingerprint}, width "
             f"{card.backbone.width}), not for {backbone.name!r} ({backbone.fingerprint}, width {backbone.width}). "
@@ -193,14 +193,25 @@ def load_task(path: Path, metaprompts: list[Path] | None = None) -> TaskPrompt:
     if card.method in (*ADAPTERS, *FAMILY):
         return TaskPrompt({name: _tensor(tensors, name, tensor.ndim, path) for name, tensor in tensors.items()}, card)
     if "prompt" in tensors:
-        return TaskPrompt({"prompt": _tensor(tensors, "prompt", 2, path)}, card)
+        prompt = _tensor(tensors, "prompt", 2, path)
+        _require_width(prompt, card, path)
+        return TaskPrompt({"prompt": prompt}, card)
     u, v = _tensor(tensors, "u", 2, path), _tensor(tensors, "v", 2, path)
     shared = _find_metaprompt(path, card, metaprompts or []).shared
     if (u.shape[0], v.shape[0]) != tuple(shared.shape) or u.shape[1] != v.shape[1]:
         raise ArtifactError(
             f"{path}: u {tuple(u.shape)} and v {tuple(v.shape)} do not fit the metaprompt's P* {tuple(shared.shape)}."
         )
+    _require_width(shared, card, path)
     return TaskPrompt({"u": u, "v": v}, card, shared)
+
+
+def _require_width(prompt: Tensor, card: Card, path: Path) -> None:
+    if prompt.shape[1] != card.backbone.width:
+        raise ArtifactError(
+            f"{path}: its prompt is {tuple(prompt.shape)}, but its card names a backbone of width "
+            f"{card.backbone.width}. The file was put together wrongly; learn it again."
+        )
 
 
 def packaged_metaprompt() -> Path:
@@ -269,7 +280,8 @@ def _tensor(tensors: dict[str, Tensor], name: str, dimensions: int, path: Path) 
 def artifact_kind(path: Path) -> str:
     """`metaprompt`, `task` or `multitask`, read from the card. Raises ArtifactError for other files."""
     _, metadata = read_file(path)
-    kind = metadata.get("clinprompt", {}).get("kind")
+    card = metadata.get("clinprompt")
+    kind = card.get("kind") if isinstance(card, dict) else None
     if kind not in ("metaprompt", "task", "multitask"):
         raise ArtifactError(f"{path}: a safetensors file, but not one of clinprompt's (no card in its metadata)")
     return str(kind)

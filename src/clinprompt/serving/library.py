@@ -11,6 +11,9 @@ import asyncio
 import logging
 import os
 import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,11 +103,12 @@ class Library:
         async with self._changing:
             try:
                 await asyncio.to_thread(_store, partial, content)
-                try:
-                    files = await asyncio.to_thread(self._load, partial, name)
-                except ArtifactError as error:
-                    raise ArtifactError(str(error).replace(str(partial), "the uploaded file")) from None
-                tasks = await self._add_all(name, files)
+                with _as_refusal("the uploaded file"):
+                    try:
+                        files = await asyncio.to_thread(self._load, partial, name)
+                    except ArtifactError as error:
+                        raise ArtifactError(str(error).replace(str(partial), "the uploaded file")) from None
+                    tasks = await self._add_all(name, files)
                 await asyncio.to_thread(partial.replace, self.path(name))
             finally:
                 partial.unlink(missing_ok=True)
@@ -120,7 +124,7 @@ class Library:
             for name, task in files.items():
                 self._check_free(file, name)
                 done.append(await self._engine.add(name, task))
-        except ClinpromptError:
+        except Exception:
             for added in done:
                 if added.name in before:
                     await self._engine.add(added.name, before[added.name].file)
@@ -132,7 +136,8 @@ class Library:
     def _require_no_metaprompt(self, name: str) -> None:
         path = self.path(name)
         try:
-            taken = path.is_file() and artifact_kind(path) == "metaprompt"
+            with _as_refusal(path.name):
+                taken = path.is_file() and artifact_kind(path) == "metaprompt"
         except ArtifactError:
             taken = False  # what cannot be read may be replaced
         if taken:
@@ -159,20 +164,23 @@ class Library:
         path = self.path(file)
         try:
             _check_name(file)
-            if await asyncio.to_thread(artifact_kind, path) == "metaprompt":
-                await self._drop(file)
-                return
-            files = await asyncio.to_thread(self._load, path, file)
+            with _as_refusal(path.name):
+                kind = await asyncio.to_thread(artifact_kind, path)
+                files = {} if kind == "metaprompt" else await asyncio.to_thread(self._load, path, file)
         except ClinpromptError as error:
             self._refuse(file, file, error)
             return
         except FileNotFoundError:
             return  # gone between two looks: the next one notices
+        if kind == "metaprompt":
+            await self._drop(file)
+            return
         self._forgive(file)
         for name, task in files.items():
             try:
                 self._check_free(file, name)
-                served = await self._engine.add(name, task)
+                with _as_refusal(path.name):
+                    served = await self._engine.add(name, task)
             except ClinpromptError as error:
                 self._refuse(file, name, error)
                 continue
@@ -223,6 +231,20 @@ class Library:
             except FileNotFoundError:
                 continue  # gone between listing and looking
         return found
+
+
+@contextmanager
+def _as_refusal(file: str) -> Iterator[None]:
+    """What we did not foresee in a file is a reason not to serve it, and no reason to stop serving the others. Only
+    the type of the error is told, and in the log its place: a message might quote anything."""
+    try:
+        yield
+    except (ClinpromptError, FileNotFoundError):
+        raise
+    except Exception as error:
+        kind, frame = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
+        log.error("%s met a defect: %s at %s:%s", file, kind, frame.name, frame.lineno)
+        raise ArtifactError(f"{file}: cannot be loaded ({kind}). Learn the task again, or remove the file.") from None
 
 
 def _stamp(path: Path) -> Stamp:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clinprompt.errors import ClinpromptError
 from clinprompt.serving import memory
 from clinprompt.serving.admission import Admission
 from clinprompt.serving.audit import Audit
 from clinprompt.serving.engine import Engine, EngineBusy, ServedTask, UnknownTask
-from clinprompt.serving.keys import KeyFileError, Keys
+from clinprompt.serving.keys import Keys
 from clinprompt.serving.library import Library
 from clinprompt.serving.metrics import Metrics
 from clinprompt.serving.settings import ServerSettings
@@ -84,15 +85,14 @@ class Service:
         return [asyncio.create_task(self._watch()), asyncio.create_task(_tidy())]
 
     async def _watch(self) -> None:
-        """Look at the folder of tasks and at the key file, for ever."""
+        """Look at the folder of tasks and at the key file, for ever: a key is revoked whatever happens to a task."""
         while True:
             await asyncio.sleep(self.settings.watch_seconds)
-            try:
+            with _going_on():
                 await self.library.refresh()
+            with _going_on():
                 if self.keys is not None:
                     self.keys.refresh()
-            except (OSError, KeyFileError) as error:
-                log.warning("looking for changes: %s", error.strerror if isinstance(error, OSError) else error)
 
     async def stop(self) -> None:
         """Answer what was accepted and close everything."""
@@ -120,6 +120,17 @@ class Service:
             Keys(keys) if keys else None,
             Audit(audit) if audit else None,
         )
+
+
+@contextmanager
+def _going_on() -> Iterator[None]:
+    """What fails is logged and tried again; of what is no error of ours, the type alone."""
+    try:
+        yield
+    except ClinpromptError as error:
+        log.warning("looking for changes: %s", error)
+    except Exception as error:
+        log.error("looking for changes: %s", (isinstance(error, OSError) and error.strerror) or type(error).__name__)
 
 
 async def _tidy() -> None:
