@@ -36,7 +36,7 @@ class FakeVllm(httpx.AsyncBaseTransport):
             if isinstance(failure, Exception):
                 raise failure
             return httpx.Response(failure, json={"error": {"message": f"quotes {body}"}})
-        if self.hold:
+        if self.hold and request.url.path == "/v1/completions":
             await self.hold.wait()
         match request.url.path:
             case "/v1/models":

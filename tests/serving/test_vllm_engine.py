@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 import httpx
 import pytest
 
-from clinprompt.errors import BackboneError, TaskError
-from clinprompt.prompts.artifact import load_task
+from clinprompt.errors import ArtifactError, BackboneError, TaskError
+from clinprompt.prompts.artifact import TaskPrompt, load_task
 from clinprompt.records import Record
 from clinprompt.serving import bake as baking
+from clinprompt.serving import vllm_engine
+from clinprompt.serving.baked_manifest import read_manifest
 from clinprompt.serving.constraint import Copied
 from clinprompt.serving.engine import EngineBusy, EngineClosed, Question, Sampling, UnknownTask
 from clinprompt.serving.predicting import answer, ask
@@ -150,6 +152,82 @@ def test_a_task_is_added_to_a_server_that_reloads(place: Path, tmp_path: Path) -
         with pytest.raises(UnknownTask):
             await engine.remove("three")
         await ours.close()
+
+    run(main())
+
+
+def roomy(place: Path, folder: Path, names: tuple[str, ...]) -> list[TaskPrompt]:
+    """Task files of 20 rows, the first of them baked into `folder`/baked, which has room for three."""
+    files = save_tasks(folder / "tasks", loaded(place / "base"), names, length=20)
+    baking.bake(files[:1], folder / "baked", backbone=str(place / "base"), room=60)
+    assert 60 <= read_manifest(folder / "baked").tables.room < 80
+    return [load_task(file) for file in files]
+
+
+def test_a_question_under_way_is_answered_by_the_task_it_was_asked_under(place: Path, tmp_path: Path) -> None:
+    """vLLM begins it again after every reading of the weights, so nobody may get its rows; afterwards they are free."""
+
+    async def main() -> None:
+        old, new, other, last = roomy(place, tmp_path, ("changing", "new", "other", "last"))
+        ours = TransformersEngine(loaded(place / "base"))
+        expected = await ours.answer(Question(await ours.add("changing", old), SOURCES[0], limit=6))
+        assert expected.text != (
+            (await ours.answer(Question(await ours.add("other", other), SOURCES[0], limit=6))).text
+        )
+        engine, server = await engines(tmp_path, reloads=True)
+        first = (await engine.add("changing", old)).ids  # type: ignore[attr-defined]
+        server.hold = asyncio.Event()
+        going = asyncio.create_task(engine.answer(Question(engine.tasks()["changing"], SOURCES[0], limit=6)))
+        while engine.load().running == 0:
+            await asyncio.sleep(0)
+        second = (await engine.add("changing", new)).ids  # type: ignore[attr-defined]
+        third = (await engine.add("other", other)).ids  # type: ignore[attr-defined]
+        assert not set(first) & {*second, *third}
+        await engine.remove("other")
+        assert (await engine.add("other", new)).ids == third  # type: ignore[attr-defined]
+        adding = asyncio.create_task(engine.add("last", last))  # there is no room before the question is answered
+        await asyncio.sleep(0.2)
+        assert not adding.done()
+        server.hold.set()
+        assert (await going).text == expected.text
+        del going
+        assert (await adding).ids == first  # type: ignore[attr-defined]
+        await engine.close()
+        await ours.close()
+
+    run(main())
+
+
+def test_rows_that_stay_in_use_are_not_waited_for_without_end(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_engine, "PATIENCE", 0.1)
+
+    async def main() -> None:
+        files = roomy(place, tmp_path, ("a", "b", "c", "d"))
+        engine, _ = await engines(tmp_path, reloads=True)
+        kept = [await engine.add("a", file) for file in files[:3]]
+        await engine.remove("a")
+        with pytest.raises(ArtifactError, match="60 more when questions under way are answered"):
+            await engine.add("d", files[3])
+        assert len({index for task in kept for index in task.ids}) == 60  # type: ignore[attr-defined]
+        kept.clear()
+        assert await engine.add("d", files[3])
+
+    run(main())
+
+
+def test_tasks_may_come_and_go_for_ever_in_a_small_room(place: Path, tmp_path: Path) -> None:
+    async def main() -> None:
+        names = tuple(f"t{number}" for number in range(6))
+        files = roomy(place, tmp_path, names)
+        engine, _ = await engines(tmp_path, reloads=True)
+        for name, file in zip(names, files, strict=True):
+            await engine.add(name, file)
+            await engine.remove(name)
+        again = await engine.add(names[-1], files[-1])  # not taken out yet, so nothing is written
+        assert read_manifest(tmp_path / "baked").names == [names[-1]]
+        assert again.ids == read_manifest(tmp_path / "baked").task(names[-1]).ids  # type: ignore[attr-defined]
 
     run(main())
 

@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,34 +102,38 @@ def add(folder: Path, files: Sequence[Path], *, metaprompts: Sequence[Path] = ()
     return _add(folder, load_all(files, metaprompts))
 
 
-def add_prompt(folder: Path, name: str, file: TaskPrompt) -> Manifest:
+def add_prompt(folder: Path, name: str, file: TaskPrompt, *, held: Collection[int] = ()) -> Manifest:
     """Add one task that is in memory already, under a name; see `add`.
 
-    Rows of a task it replaces are not cleared: a server that has them loaded may still have requests for them.
+    Rows of a task it replaces are not cleared, and those in `held` not used: a server that has them loaded may still
+    have requests for them.
     """
     path = Path(f"{name}.safetensors")
-    return _add(folder, [(tokens.check_name(name, path), file, path)], clear=False)
+    return _add(folder, [(tokens.check_name(name, path), file, path)], clear=False, held=held)
 
 
-def _add(folder: Path, loaded: list[tuple[str, TaskPrompt, Path]], *, clear: bool = True) -> Manifest:
+def _add(
+    folder: Path, loaded: list[tuple[str, TaskPrompt, Path]], *, clear: bool = True, held: Collection[int] = ()
+) -> Manifest:
     with _locked(folder):
         baked = open_baked(folder)
         for _, artifact, path in loaded:
             require_backbone(artifact.card, baked.text, path)
-        new = _placed(baked.text, baked.manifest, loaded, folder)
+        new = _placed(baked.text, baked.manifest, loaded, folder, held)
         names = {task.name for task in new}
         kept = tuple(task for task in baked.manifest.tasks if task.name not in names)
         return _changed(folder, baked.manifest, (*kept, *new), clear=clear)
 
 
-def remove(folder: Path, names: Sequence[str]) -> Manifest:
-    """Take tasks out of a baked model; their rows become free."""
+def remove(folder: Path, names: Sequence[str], *, clear: bool = True) -> Manifest:
+    """Take tasks out of a baked model; their rows become free, and zero unless a server may still need them
+    (`clear`)."""
     with _locked(folder):
         manifest = read_manifest(folder)
         for name in names:
             manifest.task(name)
         kept = tuple(task for task in manifest.tasks if task.name not in names)
-        return _changed(folder, manifest, kept, clear=True)
+        return _changed(folder, manifest, kept, clear=clear)
 
 
 # --- building -----------------------------------------------------------------------------------------------------
@@ -258,16 +262,23 @@ def _write_texts(folder: Path, out: Path, manifest: Manifest) -> None:
 
 
 def _placed(
-    text: Backbone, manifest: Manifest, loaded: Sequence[tuple[str, TaskPrompt, Path]], folder: Path
+    text: Backbone,
+    manifest: Manifest,
+    loaded: Sequence[tuple[str, TaskPrompt, Path]],
+    folder: Path,
+    held: Collection[int] = (),
 ) -> tuple[BakedTask, ...]:
-    """Write the prompts into free rows. Until the manifest names them, the rows mean nothing to anyone."""
-    free, tables = manifest.free, manifest.tables
+    """Write the prompts into free rows. Until the manifest names them, the rows mean nothing to anyone, but for those
+    in `held`, which are left alone."""
+    free, tables = [index for index in manifest.free if index not in held], manifest.tables
     raw = tokens.read_tokenizer(folder)
     needed = sum(len(artifact.prompt) for _, artifact, _ in loaded)
     if needed > len(free):
+        waiting = len(manifest.free) - len(free)
         raise ArtifactError(
-            f"{folder}: {needed} rows are needed and {len(free)} of {tables.room} are free. Remove tasks, or bake anew "
-            "with a larger --room."
+            f"{folder}: {needed} rows are needed and {len(free)} of {tables.room} are free"
+            f"{f' ({waiting} more when questions under way are answered)' if waiting else ''}. Remove tasks, or bake "
+            "anew with a larger --room."
         )
     base = [entry for entry in raw.get("added_tokens", []) if entry["id"] < tables.tokens]
     placed = []

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +39,8 @@ from clinprompt.serving.engine import (
 from clinprompt.serving.vllm_client import Said, Spare, VllmClient
 from clinprompt.training.examples import task_codec
 
+PATIENCE = 60.0  # seconds that a new task waits for the rows of a former one
+
 
 @dataclass(frozen=True, eq=False)
 class _Served(ServedTask):
@@ -58,6 +62,9 @@ class VllmEngine:
         self._baked, self._client, self._served, self._context = baked, client, served, context
         self._waiting, self._reloads = waiting, reloads
         self._tasks: dict[str, _Served] = {}
+        # Every task that somebody may still ask: those served, and former ones while a question holds them.
+        self._held: weakref.WeakSet[_Served] = weakref.WeakSet()
+        self._removed: set[str] = set()  # names to be taken out of the folder with its next change
         self._desk, self._changing = Desk(), asyncio.Lock()
         self._inside = self._read = self._written = self._passes = 0
         self._closed = False
@@ -108,14 +115,35 @@ class VllmEngine:
                         f"task {name}: not baked into the model that vLLM serves. Add it with `clinprompt bake FILE "
                         f"--out {self._baked.folder} --add` and start vLLM again."
                     )
-                folder = self._baked.folder
-                await asyncio.to_thread(bake.add_prompt, folder, name, file)
-                await self._client.reload()
-                opened = await asyncio.to_thread(open_baked, folder)
-                self._baked = opened
+                await self._bake(name, file)
             task = await self._desk.run(lambda: self._prepared(name, file))
+            self._held.add(task)
+            self._removed.discard(name)
             self._tasks[name] = task
             return task
+
+    async def _bake(self, name: str, file: TaskPrompt) -> None:
+        """Write a prompt into rows that nobody reads, and have the server read them."""
+        folder = self._baked.folder
+        gone = [one for one in self._baked.manifest.names if one in self._removed]
+        if gone:
+            manifest = await asyncio.to_thread(bake.remove, folder, gone, clear=False)
+            self._baked = replace(self._baked, manifest=manifest)
+            self._removed.difference_update(gone)
+        held = await self._rows_held(len(file.prompt))
+        await asyncio.to_thread(bake.add_prompt, folder, name, file, held=held)
+        await self._client.reload()
+        self._baked = await asyncio.to_thread(open_baked, folder)
+
+    async def _rows_held(self, needed: int) -> set[int]:
+        """Rows of all tasks that may still be asked: vLLM begins questions under way again when it has read its weights
+        anew, so a row must not change before the last of them is answered. Waits while that leaves too few others."""
+        began, free = time.monotonic(), set(self._baked.manifest.free)
+        while True:
+            held = {index for task in self._held for index in task.ids}
+            if len(free - held) >= needed or len(free) < needed or time.monotonic() - began > PATIENCE:
+                return held
+            await asyncio.sleep(0.05)
 
     def _has(self, name: str, file: TaskPrompt) -> bool:
         """Whether exactly this prompt is baked under this name."""
@@ -134,6 +162,7 @@ class VllmEngine:
         if name not in self._tasks:
             raise UnknownTask(unknown_name("task", name, sorted(self._tasks)))
         del self._tasks[name]
+        self._removed.add(name)
 
     # -- questions --------------------------------------------------------------------------------------------------
 
