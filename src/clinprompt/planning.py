@@ -5,6 +5,7 @@ With N = weights outside the embedding tables (of a mixture of experts: those on
     prompt training   4·N per token  (2·N forward, 2·N back through the activations; weights get no gradient)
                     + 4·V·d per label token (the head is applied where an answer is predicted and nowhere else)
     LoRA            + 6·P per token for its P numbers (forward, back through activations, gradient)
+    MixLoRA         + 4·F per token for every expert but the first (F = weights of the feed-forward blocks)
     all weights       6·N per token + 6·V·d per label token
     teacher states    2·N per token (forward only)
     validation        2·N per token + 2·V·d per label token
@@ -30,6 +31,7 @@ import torch
 
 from clinprompt.adapters.files import JOINT
 from clinprompt.adapters.lora import lora_parameters
+from clinprompt.adapters.mixlora import MixLoraSettings, passed_numbers
 from clinprompt.backbone.encoding import Encoded
 from clinprompt.backbone.flops import Volume, body_parameters, forward_flops, training_flops, volume_of
 from clinprompt.backbone.injection import collate, label_states, token_losses
@@ -220,19 +222,23 @@ def _start_stage(
 
 
 def plan_multitask(backbone: Backbone, examples: Sequence[TaskExamples], settings: MultitaskSettings) -> Estimate:
-    """One adapter for all these tasks. Of a mixture all experts are counted, though a token may use few of them."""
+    """One adapter for all these tasks. What is trained at a backbone's own experts is counted for all of them, though
+    a token may use few; MixLoRA's feed-forward blocks are counted once per expert that it sends a token to."""
     tasks, name, loop = len(examples), settings.method, settings.loop
     chosen: Any = adapter_settings(name, settings.adapter)
     trained = multitask_parameters(backbone, tasks, name, settings.adapter)
     ahead = chosen.length if name == "prefix" else chosen.positions if name in JOINT else 0
-    if name in ("prefix", *JOINT):
+    again = 0  # frozen weights that a token passes beyond once
+    if isinstance(chosen, MixLoraSettings):
+        used, again = passed_numbers(backbone, chosen)
+    elif name in ("prefix", *JOINT):
         used = 0 if name == "prefix" else lora_parameters(backbone, chosen.rank, chosen.targets)
     else:
         used = multitask_parameters(backbone, 1, name, settings.adapter)  # what is shared, and one task's own
     volume = _mixed(examples, 0, ahead).times(loop.batch_size * loop.steps)
     validation = _sum(volume_of(e.validation[: loop.validation_limit], 0, ahead) for e in examples)
-    flops = training_flops(backbone, volume, adapter=used)
-    flops += _validation_flops(backbone, validation, loop, adapter=used)
+    flops = training_flops(backbone, volume, adapter=used) + 4.0 * again * volume.tokens
+    flops += _validation_flops(backbone, validation, loop, adapter=used + again)
     stage = Stage(f"learn ({name})", trained, loop.steps, round(volume.tokens), flops)
     return _estimate(backbone, examples, [stage], loop.micro_tokens, trained, 0.0)
 

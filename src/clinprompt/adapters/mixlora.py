@@ -13,9 +13,10 @@ It routes by its input and cannot be merged.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,7 +24,8 @@ from torch import Tensor
 
 from clinprompt.adapters.balanced import BalancedBank
 from clinprompt.adapters.family import Start, constant, down, kaiming, normal, up, wide
-from clinprompt.adapters.sites import Positions, Site, ffn_block, restore_forward
+from clinprompt.adapters.sites import Positions, Site, ffn_block, restore_forward, sites
+from clinprompt.backbone.flops import passed_parameters
 from clinprompt.backbone.model import Backbone
 
 
@@ -39,7 +41,7 @@ class MixLoraSettings(BaseModel):
     balance: float = Field(default=0.01, ge=0, description="weight of the balance loss")
 
     @property
-    def targets(self) -> str:
+    def targets(self) -> Literal["all-linear"]:
         """Attention and feed-forward projections: all linear layers."""
         return "all-linear"
 
@@ -126,6 +128,18 @@ class _Routed:
 
     def __call__(self, hidden: Tensor) -> Any:
         return self.bank.routed(self.name, self.run, hidden)
+
+
+def passed_numbers(backbone: Backbone, settings: MixLoraSettings) -> tuple[int, int]:
+    """What one position passes: trained numbers (of its `top` experts, not of all), and frozen weights beyond one pass
+    of the backbone: those of the feed-forward blocks again for every expert but the first."""
+    chosen, top = sites(backbone, settings.targets), min(settings.top, settings.experts)
+    trained = 0
+    for name, (shape, _) in MixLoraBank.plan(chosen, 1, settings, backbone.width).items():
+        routed = is_ffn(name) and not name.endswith(".router")
+        trained += math.prod(shape) * top // settings.experts if routed else math.prod(shape)
+    frozen = sum(passed_parameters(backbone, f"{block}.") for block in blocks(chosen))
+    return trained, (top - 1) * frozen
 
 
 def is_ffn(site: str) -> bool:

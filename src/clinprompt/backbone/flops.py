@@ -58,13 +58,25 @@ def body_parameters(backbone: Backbone) -> int:
     embedding = backbone.model.get_input_embeddings().weight
     head = backbone.model.get_output_embeddings().weight
     total = backbone.parameters - embedding.numel() - (0 if head is embedding else head.numel())
+    return int(total - _unused(backbone, ""))
+
+
+def passed_parameters(backbone: Backbone, within: str) -> int:
+    """Weights that one token passes in the part of the model whose parameters' names begin so, as `body_parameters`."""
+    inside = sum(p.numel() for name, p in backbone.model.named_parameters() if name.startswith(within))
+    return int(inside - _unused(backbone, within))
+
+
+def _unused(backbone: Backbone, within: str) -> int:
+    """Weights of the experts that a token is not sent to."""
     config = backbone.model.config.get_text_config()
     experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
     used = getattr(config, "num_experts_per_tok", None)
-    if experts and used:
-        inside = sum(p.numel() for name, p in backbone.model.named_parameters() if ".experts." in name)
-        total -= round(inside * (1 - used / experts))
-    return int(total)
+    if not (experts and used):
+        return 0
+    named = backbone.model.named_parameters()
+    inside = sum(p.numel() for name, p in named if ".experts." in name and name.startswith(within))
+    return int(round(inside * (1 - used / experts)))
 
 
 def training_flops(backbone: Backbone, volume: Volume, *, adapter: int = 0, full: bool = False) -> float:
