@@ -18,10 +18,10 @@ from clinprompt.experiments.store import ResultsFile, Store
 from clinprompt.experiments.sweep import Local, Sweep
 from clinprompt.experiments.trainings import Row, train_together
 from clinprompt.experiments.workbench import Workbench
-from clinprompt.methods.registry import find_method
+from clinprompt.methods.registry import METHODS, find_method
 from clinprompt.records import Record
 from clinprompt.suites import TaskData
-from tests.experiments.workspace import bench
+from tests.experiments.workspace import PROTOCOL, bench
 
 LOOP = {"steps": 3, "batch_size": 2, "evaluate_every": 3, "validation_limit": 4}
 CHANGES: dict[str, Any] = {
@@ -170,6 +170,20 @@ def test_a_row_of_a_sweep_equals_its_solitary_twin(method: str, tmp_path: Path) 
     assert len(losses) == len(rows)  # the rows are different runs
 
 
+def test_a_trial_that_diverges_is_not_chosen_and_ends_no_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where it trains beside others nor in a training of its own, and the results are the same."""
+    grid = ({"loop.learning_rate": 1e20}, find_method("lora").grid[0])
+    monkeypatch.setitem(METHODS, "lora", replace(find_method("lora"), grid=grid))
+    run(bench(tmp_path / "crowd", **CHANGES | {"methods": ["lora"]}), tmp_path / "crowd.jsonl", 32)
+    run(bench(tmp_path / "alone", **CHANGES | {"methods": ["lora"]}), tmp_path / "alone.jsonl", 1)
+    crowd, alone = (read_results(tmp_path / f"{name}.jsonl").cells for name in ("crowd", "alone"))
+    assert len(crowd) == 2
+    for ours, theirs in zip(crowd, alone, strict=True):
+        assert ours.chosen == grid[1] and ours.trials[0].score is None
+        assert ours.trials[1].score == pytest.approx(theirs.trials[1].score, rel=1e-4)
+        assert (ours.chosen, ours.metrics) == (theirs.chosen, theirs.metrics)
+
+
 class Watched(dict[str, list[Record]]):
     """Splits that count how often test records are asked for."""
 
@@ -221,6 +235,23 @@ def test_every_method_trains_on_the_same_draws(tmp_path: Path, monkeypatch: pyte
     run(workbench, tmp_path / "r.jsonl")
     assert drawn["pt"] == drawn["mpt"] == drawn["lora"]
     assert len(set(drawn["pt"].values())) == 2
+
+
+def test_prompts_of_all_methods_stand_where_the_metaprompts_have_theirs(tmp_path: Path) -> None:
+    def of(position: str | None) -> Workbench:
+        learn = PROTOCOL["learn"] | ({"prompt_position": position} if position else {})
+        return bench(tmp_path, methods=["pt", "lora"], shots=[2], trials=1, targets=["infer-target"], learn=learn)
+
+    def ids(workbench: Workbench, method: str) -> list[str]:
+        return [cell.id for group in workbench.groups() if group.method == method for cell in group.cells]
+
+    usual, end = of(None), of("end")
+    row = Row("infer-target", 0, 0, 0)
+    standing = [train_together(w, find_method("pt"), 2, (row,))[row].file.card.position for w in (usual, end)]
+    assert standing == ["start", "end"]
+    assert ids(of("start"), "pt") == ids(usual, "pt")  # what the backbone's preset says is told nowhere
+    assert set(ids(end, "pt")).isdisjoint(ids(usual, "pt"))
+    assert ids(end, "lora") == ids(usual, "lora")
 
 
 def test_a_target_may_have_limits_of_its_own(tmp_path: Path) -> None:

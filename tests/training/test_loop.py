@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from clinprompt.backbone.model import Backbone
 from clinprompt.errors import TrainingError
+from clinprompt.training import loop as looping
 from clinprompt.training.adapt import Plan, adapt
 from clinprompt.training.learn import learn
+from clinprompt.training.loop import Problem
 from clinprompt.training.optimiser import RowAdamW
 from clinprompt.training.settings import AdaptSettings, LearnSettings, LoopSettings, LoraSettings, changed
 from tests.models import tiny
@@ -152,6 +157,84 @@ def test_divergence_is_reported() -> None:
     loop = LOOP.model_copy(update={"learning_rate": 1e38, "warmup": 0.0, "clip": 0.0})
     with pytest.raises(TrainingError, match="lower the learning rate"):
         adapt(tiny(), None, [Plan(nli_task(), AdaptSettings(target_reserve=32, loop=loop))], prompt_length=5)
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "pt"])
+def test_a_row_that_diverges_stops_and_the_others_train_as_if_alone(method: str) -> None:
+    rates = {"pt": 3e38}.get(method, 1e20)
+    plans = [plan(None, 0, i, rate, method=method) for i, rate in enumerate((0.001, rates, 0.003))]
+    crowd = adapt(tiny(), None, plans, prompt_length=5)
+    for index in (0, 2):
+        alone = adapt(tiny(), None, [plans[index]], prompt_length=5)
+        assert int(crowd.fit.steps[index]) == LOOP.steps
+        assert float(crowd.fit.validation[index]) == pytest.approx(float(alone.fit.validation[0]), rel=1e-4)
+        for name, tensor in alone.tasks[0].tensors.items():
+            torch.testing.assert_close(crowd.tasks[index].tensors[name], tensor, atol=5e-5, rtol=1e-3)
+    assert float(crowd.fit.validation[1]) == math.inf and int(crowd.fit.steps[1]) < LOOP.steps
+    assert crowd.tasks[1].card.metrics == {"diverged": int(crowd.fit.steps[1])}
+    assert all(bool(tensor.isfinite().all()) for tensor in crowd.tasks[1].tensors.values())
+
+
+def test_the_error_names_the_rate_of_the_row_that_diverged() -> None:
+    """Both rows are lost, the second first; without anyone left there is nothing to train for."""
+    plans = [plan(None, 0, 0, 1e38, method="lora"), plan(None, 0, 1, 1e20, method="lora")]
+    with pytest.raises(TrainingError, match=r"task target: the loss is not a number at step \d: .*\(now 1e\+\d\d"):
+        adapt(tiny(), None, plans)
+    with pytest.raises(TrainingError, match=r"now 1e\+20\)"):
+        adapt(tiny(), None, plans[1:])
+    lost = adapt(tiny(), None, plans, tolerant=True)
+    assert lost.fit.validation.tolist() == [math.inf, math.inf]
+
+
+def test_rows_that_share_a_prompt_end_together(tmp_path: Path) -> None:
+    backbone = tiny()
+    metaprompt = learn(backbone, [ner_task(), nli_task()], LEARN, tmp_path).metaprompt
+    plans = [Plan(ner_task("target", shift=3), plan(None, 0, 0, 3e38, "group").settings)]
+    plans += [Plan(nli_task("other"), plan(None, 0, 0, 3e38, "group").settings)]
+    with pytest.raises(TrainingError, match=r"not a number.*now 3e\+38"):
+        adapt(backbone, metaprompt, plans, tolerant=True)
+
+
+def test_a_teacher_that_diverges_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others finish, but there is nothing to learn from it: its gradient is no number from the second step on."""
+    real = looping.accumulate
+
+    def poisoned(backbone: Backbone, problem: Problem, *rest: Any) -> torch.Tensor:
+        losses = real(backbone, problem, *rest)
+        grad = problem.bank.trainable()["prompt"].grad
+        assert grad is not None
+        grad[1] = math.inf
+        return losses
+
+    monkeypatch.setattr(looping, "accumulate", poisoned)
+    with pytest.raises(TrainingError, match=r"teacher of infer: the loss is not a number.*now 0\.03"):
+        learn(tiny(), [ner_task(), nli_task()], LEARN, tmp_path)
+
+
+def test_a_validation_loss_that_is_no_number_leaves_the_best_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second validation on the loss is NaN; the values of the first stay."""
+    settings = plan(None, 0, 0, 0.03, method="pt").settings
+    short_target = replace(ner_task("target", shift=3), validation=ner_task("target").validation[:1])
+    first = Plan(short_target, changed(settings, {"loop.schedule": "constant"}))
+    whole, short = (
+        adapt(tiny(), None, [Plan(first.target, changed(first.settings, {"loop.steps": steps}))], prompt_length=5)
+        for steps in (6, 2)
+    )
+    seen: list[torch.Tensor] = []
+    real = looping.token_losses
+
+    def judged(backbone: Backbone, states: Any) -> torch.Tensor:
+        losses = real(backbone, states)
+        if torch.is_grad_enabled():
+            return losses
+        seen.append(losses)
+        return losses * math.nan if len(seen) > 1 else losses
+
+    monkeypatch.setattr(looping, "token_losses", judged)
+    cut = adapt(tiny(), None, [first], prompt_length=5)
+    assert len(seen) == 3 and float(cut.fit.validation[0]) == pytest.approx(float(seen[0].mean()))
+    assert torch.equal(cut.tasks[0].prompt, short.tasks[0].prompt)
+    assert not torch.equal(whole.tasks[0].prompt, short.tasks[0].prompt)
 
 
 def test_the_metaprompt_is_chosen_by_the_mean_but_every_source_keeps_its_own_loss(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def adapt(
         settings = settings.model_copy(update={"prefix_length": prompt_length})
     data = [load_task(task, data_dir, splits=("train", "validation")) for task in tasks]
     paths = _paths(out, data)
-    used = source if chosen in ON_METAPROMPT else None
+    used = source if chosen in (*ON_METAPROMPT, "pt") else None  # pt: its prompt's length and position
     length = source.shared.shape[0] if source else prompt_length or model.preset.prompt_length
     if dry_run:
         _plan(model, data, settings, length, used, flops_per_second, as_json)
@@ -198,6 +198,12 @@ def adapt(
     files = [api.write_task(f, p, metaprompt) for f, p in zip(result.tasks, paths, strict=True)]
     checkpoint.unlink(missing_ok=True)
     remark(f"done in {duration(time.monotonic() - began)}", quiet or as_json)
+    for file, path in zip(files, paths, strict=True):
+        if "diverged" in file.card.metrics:
+            remark(
+                f"task {file.task.name}: its loss is not a number after step {file.card.metrics['diverged']}; {path} "
+                "holds the values before that. Adapt it again with a lower learning rate or in float32."
+            )
     _report(model, files, paths, data, score, as_json, _trained(model, used, settings, length, len(data)))
 
 

@@ -8,9 +8,10 @@ is written down before it starts, so that an interrupted one is continued with t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from clinprompt.backbone.model import Backbone
 from clinprompt.experiments.cells import Run
 from clinprompt.experiments.protocol import Shots
 from clinprompt.experiments.spending import Cost, Spending
@@ -56,7 +57,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Trained:
-    """A row after training: its file, its validation loss (NaN without validation), its cost, and its companions."""
+    """A row after training: its file, its validation loss (NaN without validation, infinite if it diverged), its cost,
+    and its companions."""
 
     file: TaskPrompt
     loss: float
@@ -118,12 +120,13 @@ def train_together(
     checkpoint = bench.store.training(digest_of(about)) if selections else None
     with Spending(checkpoint and checkpoint.with_suffix(".json"), about) as spent:
         result = adapt(
-            bench.backbone,
+            bench.backbone if spec.needs_metaprompt else _placed(bench),
             metaprompt,
             plans,
             prompt_length=None if spec.needs_metaprompt else bench.prompt_length(),
             checkpoint=checkpoint,
             progress=progress,
+            tolerant=True,  # a rate of the grid that is too high is not chosen; it ends no sweep
         )
     costs = _costs(bench, rows, settings, metaprompt, spent.cost)
     losses = result.fit.validation.tolist()
@@ -131,6 +134,14 @@ def train_together(
         row: Trained(file, float(loss), cost, rows)
         for row, file, loss, cost in zip(rows, result.tasks, losses, costs, strict=True)
     }
+
+
+def _placed(bench: Workbench) -> Backbone:
+    """The backbone, with prompts that start from no metaprompt where the sweep's metaprompts have theirs."""
+    preset, position = bench.backbone.preset, bench.prompt_position()
+    if preset.prompt_position == position:
+        return bench.backbone
+    return replace(bench.backbone, preset=preset.model_copy(update={"prompt_position": position}))
 
 
 def forget(bench: Workbench, selections: Selections) -> None:

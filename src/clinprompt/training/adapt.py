@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -63,12 +64,14 @@ def adapt(
     checkpoint: Path | None = None,
     processes: Processes | None = None,
     progress: Callable[[int, int, float], None] | None = None,
+    tolerant: bool = False,
 ) -> Adapted:
     """Train all plans together by the method of their settings (`training.banks.method_of`).
 
     Of a metaprompt that its method does not start from, pt takes length and position, the others nothing. `full` holds
-    a copy of the weights per plan. Zero shots train nothing: the task file then holds the start. Raises TrainingError,
-    BackboneError.
+    a copy of the weights per plan. Zero shots train nothing: the task file then holds the start. A plan whose loss is
+    no longer a number ends there, with its last finite values, an infinite validation loss and `diverged`, the step, in
+    its card; if none is left, that is an error unless `tolerant`. Raises TrainingError, BackboneError.
     """
     first = _check(plans, metaprompt)
     if metaprompt is not None:
@@ -100,6 +103,7 @@ def adapt(
         if room.method in JOINT
         else {},
         select="bank" if first.settings.mode == "group" and room.method == "mpt" else "row",
+        tolerant=tolerant,
     )
     run = _identity(backbone, origin, plans, examples, room)
     result = fit(backbone, problem, loop, checkpoint=checkpoint, run=run, processes=processes, progress=progress)
@@ -194,10 +198,17 @@ def _task_files(
                 "window": plan.settings.window or backbone.preset.window,
             },
             data=(data_note(plan.target, seen),),
-            metrics={} if math.isnan(loss) else {"validation_loss": round(loss, 4)},
+            metrics=_metrics(loss, int(result.steps[row])),
         )
         files.append(_task_file(bank, row, card, metaprompt))
     return files
+
+
+def _metrics(loss: float, steps: int) -> dict[str, Any]:
+    """What a card says of a training: nothing where nothing was judged, when it stopped if it lost its way."""
+    if math.isnan(loss):
+        return {}
+    return {"validation_loss": round(loss, 4)} if math.isfinite(loss) else {"diverged": steps}
 
 
 def _task_file(bank: Bank, row: int, card: Card, metaprompt: Metaprompt | None) -> TaskPrompt:

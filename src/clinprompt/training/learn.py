@@ -7,6 +7,7 @@ continues from its checkpoint, and on CPU the result is bit-identical to a run t
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -279,6 +280,12 @@ def train_teachers(
         processes=processes,
         progress=stage_of(progress, "teachers"),
     )
+    lost = [e.name for e, loss in zip(examples, result.validation.tolist(), strict=True) if loss == math.inf]
+    if lost:
+        raise TrainingError(
+            f"teacher of {', '.join(lost)}: the loss is not a number, so there is nothing to learn from. Lower "
+            f"teacher.learning_rate (now {settings.teacher.learning_rate:g}) or use float32."
+        )
     if processes.main:
         names = [e.name for e in examples]
         write_atomically(bank.values(), {"run": run, "tasks": names}, folder / "teachers.safetensors")
@@ -339,7 +346,8 @@ def trained_card(
     adapter: dict[str, Any] | None = None,
 ) -> Card:
     """The card of what several tasks were trained into: a metaprompt, or one adapter for all of them."""
-    validation = {e.name: round(float(x), 4) for e, x in zip(examples, result.validation, strict=True) if x == x}
+    losses = zip(examples, result.validation.tolist(), strict=True)
+    validation = {e.name: round(loss, 4) for e, loss in losses if math.isfinite(loss)}
     return Card(
         kind=kind,
         library=__version__,

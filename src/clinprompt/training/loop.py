@@ -28,6 +28,7 @@ from clinprompt.training.checkpoint import load_checkpoint, prefixed, save_check
 from clinprompt.training.distillation import Distillation
 from clinprompt.training.optimiser import RowAdamW
 from clinprompt.training.processes import Processes
+from clinprompt.training.rows import copy_rows, finite_rows, slice_mask
 from clinprompt.training.sampling import Pick, Sampler
 from clinprompt.training.settings import LoopSettings
 
@@ -40,6 +41,8 @@ class Problem:
 
     `normalise`: "row" averages the loss over each row's own labels, as if it trained alone; "batch" over all labels
     of a step (the source stage, where rows share P*). `select`: keep the best values per row, or of the whole bank.
+    Rows are independent if both are "row": one that loses its way (`_lose`) then stops, and the others train on.
+    `tolerant`: also the last of them does, without an error.
     """
 
     bank: Bank
@@ -51,12 +54,14 @@ class Problem:
     select: Literal["row", "bank"] = "row"
     distillation: Distillation | None = None
     phases: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # parameter → steps [begin, end) it moves in
+    tolerant: bool = False
 
 
 @dataclass
 class Fit:
     """What came out: `history` (steps, R) training losses (NaN where a row took no part), `validation` (R,) losses of
-    the kept values (NaN without validation), steps taken per row, and what it cost."""
+    the kept values (NaN without validation, infinite for a row that lost its way), steps taken per row, and what it
+    cost."""
 
     history: Tensor
     validation: Tensor
@@ -149,21 +154,54 @@ def _train_step(
         gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
         parameter.grad = processes.total(gradient)
     losses = processes.total(losses)
-    taken = torch.tensor(sorted({p.row for p in picks}))
+    taken = torch.zeros(problem.bank.rows, dtype=torch.bool)
+    taken[[p.row for p in picks]] = True
     factors = {name: _factor(problem, settings, name, state.step) for name in state.rates}
+    moving = [name for name, factor in factors.items() if factor is not None]
+    gradients = {name: state.optimiser.parameters[name].grad for name in moving}
+    lost = taken & ~(losses.isfinite() & finite_rows(problem.bank, gradients))
+    _lose(problem, state, lost)
+    kept = (taken & ~lost).nonzero().squeeze(1)
     masks = {
-        name: _mask(problem.bank, name, taken if factors[name] is not None else taken[:0], len(rate))
+        name: slice_mask(problem.bank, name, kept if name in moving else kept[:0], len(rate))
         for name, rate in state.rates.items()
     }
     state.optimiser.step({name: rate * (factors[name] or 0.0) for name, rate in state.rates.items()}, masks)
+    moved = {name: state.optimiser.parameters[name] for name in moving}
+    _lose(problem, state, taken & ~lost & ~finite_rows(problem.bank, moved))
     state.history[state.step, taken] = losses[taken].float()
-    mean = float(losses[taken].mean()) if problem.normalise == "row" else float(losses.sum())
-    if not math.isfinite(mean):
-        raise TrainingError(
-            f"the loss is not a number at step {state.step + 1}: lower the learning rate "
-            f"(now {settings.learning_rate:g}) or use float32."
-        )
-    return mean
+    return float(losses[kept].mean()) if problem.normalise == "row" else float(losses.sum())
+
+
+# -- rows that lose their way ------------------------------------------------------------------------------
+
+
+def _lose(problem: Problem, state: _State, lost: Tensor) -> None:
+    """Stop rows (R,) whose loss or gradient is no number, with their last finite values and an infinite loss.
+
+    Raises TrainingError where they are not independent of the others, or no other is left to train for.
+    """
+    if not bool(lost.any()):
+        return
+    gone = lost | (state.best_loss.isinf() & (state.stopped_at >= 0))
+    if problem.normalise != "row" or problem.select != "row" or (bool(gone.all()) and not problem.tolerant):
+        raise TrainingError(_no_number(problem, state, lost))
+    current = {name: p.detach() for name, p in state.optimiser.parameters.items()}
+    # Where an update itself left the range of numbers, the values kept before are the last finite ones.
+    copy_rows(problem.bank, state.best, current, lost & ~finite_rows(problem.bank, current))
+    copy_rows(problem.bank, current, state.best, lost)
+    state.best_loss = torch.where(lost, math.inf, state.best_loss)
+    state.stopped_at = torch.where(lost, state.step, state.stopped_at)
+
+
+def _no_number(problem: Problem, state: _State, lost: Tensor) -> str:
+    rows = lost.nonzero().squeeze(1)
+    rates = torch.cat([rate[problem.bank.slices(n, rows.to(rate.device))].cpu() for n, rate in state.rates.items()])
+    names = sorted({problem.tasks[problem.row_tasks[row]].name for row in rows.tolist()})
+    whose = f"task {names[0]}: " if len(names) == 1 else ""
+    now = ", ".join(dict.fromkeys(f"{rate:g}" for rate in sorted(rates.tolist(), reverse=True)))
+    what = f"{whose}the loss is not a number at step {state.step + 1}"
+    return f"{what}: lower the learning rate (now {now}) or use float32."
 
 
 def _factor(problem: Problem, settings: LoopSettings, name: str, step: int) -> float | None:
@@ -242,12 +280,6 @@ def _label_weights(problem: Problem, picks: Sequence[Pick], examples: Sequence[E
     return 1.0 / totals[rows]
 
 
-def _mask(bank: Bank, name: str, rows: Tensor, slices: int) -> Tensor:
-    mask = torch.zeros(slices, dtype=torch.bool)
-    mask[bank.slices(name, rows.to(bank.trainable()[name].device)).cpu()] = True
-    return mask.to(bank.trainable()[name].device)
-
-
 # -- validation and early stopping -----------------------------------------------------------------------
 
 
@@ -255,7 +287,8 @@ def _mask(bank: Bank, name: str, rows: Tensor, slices: int) -> Tensor:
 def validation_losses(
     backbone: Backbone, problem: Problem, settings: LoopSettings, processes: Processes, rows: Sequence[int]
 ) -> Tensor:
-    """Mean loss per label of each row on its task's validation examples (R,); NaN for rows without any."""
+    """Mean loss per label of each row on its task's validation examples (R,): NaN for rows without any, infinite where
+    the loss is no number."""
     sums, counts = torch.zeros(problem.bank.rows), torch.zeros(problem.bank.rows)
     held = [(r, e) for r in rows for e in problem.tasks[problem.row_tasks[r]].validation[: settings.validation_limit]]
     owners, examples = [r for r, _ in held], [e for _, e in held]
@@ -269,7 +302,9 @@ def validation_losses(
         owner = torch.tensor(chosen)[states.owner.cpu()]
         sums.index_add_(0, owner, counted * language.float().cpu())
         counts.index_add_(0, owner, torch.full((len(owner),), counted))
-    return processes.total(sums) / processes.total(counts)
+    counts = processes.total(counts)
+    losses = processes.total(sums) / counts
+    return torch.where((counts > 0) & ~losses.isfinite(), math.inf, losses)
 
 
 @torch.no_grad()
@@ -292,7 +327,8 @@ def _validate(
     better = _better(losses, state.best_loss, problem.select) & training
     # Rows without validation examples follow the others of their bank, or keep their last values.
     unjudged = losses.isnan() & training & (better.any() | losses.isnan().all() | (problem.select == "row"))
-    _keep(problem.bank, state, better | unjudged)
+    current = {name: parameter.detach() for name, parameter in state.optimiser.parameters.items()}
+    copy_rows(problem.bank, current, state.best, better | unjudged)
     state.best_loss = torch.where(better, losses, state.best_loss)
     judged = training & ~losses.isnan()
     state.stale = torch.where(better, 0, torch.where(judged, state.stale + 1, state.stale))
@@ -307,16 +343,6 @@ def _better(losses: Tensor, best: Tensor, select: str) -> Tensor:
     if select == "row" or not judged.any():
         return judged & ~(losses >= best)
     return judged & ~(losses[judged].mean() >= best[judged].mean())
-
-
-def _keep(bank: Bank, state: _State, rows: Tensor) -> None:
-    """Remember the current slices of these rows as the best."""
-    chosen = rows.nonzero().squeeze(1)
-    if not len(chosen):
-        return
-    for name, parameter in state.optimiser.parameters.items():
-        slices = bank.slices(name, chosen.to(parameter.device))
-        state.best[name][slices] = parameter.detach()[slices]
 
 
 # -- checkpoints -----------------------------------------------------------------------------------------
