@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from clinprompt.cli import app
 from clinprompt.commands import demo
+from clinprompt.prompts.artifact import load_metaprompt, save_metaprompt
 from tests.cli_workspace import make
 
 LEARN = ("--backbone", "tiny", "--teacher-steps", "2", "--steps", "2", "--limit", "8", "--prompt-length", "4")
@@ -106,6 +108,17 @@ def test_adapt(place: Path, tmp_path: Path, arguments: tuple[str, ...], paramete
     assert list(tmp_path.iterdir()) == [out], "the checkpoint is gone"
     scored = run_json("evaluate", out, place / "infer.yaml", "--limit", 3)
     assert scored["n"] == 3 and scored["sampled"] and scored["available"] == 6
+
+
+def test_prompt_tuning_stands_where_the_metaprompt_does(place: Path, tmp_path: Path) -> None:
+    """They are compared: length and position are the metaprompt's."""
+    learned, meta, out = place / "run" / "metaprompt.safetensors", tmp_path / "end.safetensors", tmp_path / "pt.st"
+    found = load_metaprompt(learned)
+    save_metaprompt(replace(found, card=found.card.model_copy(update={"position": "end"})), meta)
+    run("adapt", meta, place / "infer.yaml", "--method", "pt", "--steps", 2, "--score", 0, "--out", out)
+    described = run_json("inspect", out)["card"]
+    assert (found.card.position, described["position"], described["method"]) == ("start", "end", "pt")
+    assert "metaprompt" not in described or not described["metaprompt"]
 
 
 def test_an_adapter_is_inspected(place: Path, tmp_path: Path) -> None:

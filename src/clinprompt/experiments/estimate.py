@@ -194,7 +194,7 @@ def _seconds_of_test(bench: Workbench, name: str, examples: TaskExamples) -> flo
         bench.backbone,
         bench.target(name).task,
         prompt,
-        bench.backbone.preset.prompt_position,
+        bench.prompt_position(),
         max(1, round(sum(labels) / len(labels))),
         settings.target_reserve,
         settings.window,

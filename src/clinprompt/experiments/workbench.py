@@ -11,6 +11,7 @@ from clinprompt import suites
 from clinprompt.api import source_task
 from clinprompt.backbone.encoding import Encoded
 from clinprompt.backbone.model import Backbone
+from clinprompt.backbone.presets import PromptPosition
 from clinprompt.errors import TaskError, TrainingError, unknown_name
 from clinprompt.experiments import trainings
 from clinprompt.experiments.cells import FORMAT, CellPlan, Group, records_digest
@@ -143,7 +144,7 @@ class Workbench:
 
     def examples(self, name: str, settings: AdaptSettings) -> TaskExamples:
         """What a row trains on, encoded; trials of one draw share it."""
-        length, position = self.prompt_length(), self.backbone.preset.prompt_position
+        length, position = self.prompt_length(), self.prompt_position()
         key = (name, settings.shots, settings.draw, settings.seed if settings.shots is not None else 0)
         if key not in self._examples:
             self._examples[key] = plan_examples(self.backbone, Plan(self.trainee(name), settings), length, position)
@@ -152,6 +153,11 @@ class Workbench:
     def prompt_length(self) -> int:
         """Prompt length of all methods that have a prompt: that of the metaprompts."""
         return int(self.protocol.learn.get("prompt_length") or self.backbone.preset.prompt_length)
+
+    def prompt_position(self) -> PromptPosition:
+        """Where the prompt stands in all methods that have one: as in the metaprompts."""
+        found: PromptPosition = self.protocol.learn.get("prompt_position") or self.backbone.preset.prompt_position
+        return found
 
     def answer_limit(self, name: str) -> int:
         """Most tokens of an answer, the same for every cell of a target: from its training records."""
@@ -261,6 +267,8 @@ class Workbench:
             "pool": pool,
             "learn": self._learning(spec) if spec.needs_metaprompt else None,
         }
+        if spec.adapt.get("method") == "pt" and self.prompt_position() != self.backbone.preset.prompt_position:
+            identity["prompt_position"] = self.prompt_position()
         chooser = ""
         if judges:
             identity["choose_on"] = [self._judge_digest(name) for name in judges]
