@@ -268,3 +268,13 @@ def test_unknown_mixtures_are_refused_unless_layers_are_named() -> None:
     with pytest.raises(BackboneError, match="mixture of experts"):
         sites(backbone)
     assert len(sites(backbone, ("q_proj",))) == 2
+
+
+def test_mixlora_refuses_models_whose_feed_forward_blocks_it_does_not_know() -> None:
+    """BART's are two layers beside attention, in no module of their own: only LoRA would remain."""
+    backbone = tiny("bart")
+    with pytest.raises(BackboneError, match=r"mixlora: .*feed-forward blocks are not known.*Use loramoe"):
+        bank_of("mixlora", backbone)
+    assert (
+        len(bank_of("loramoe", backbone).sites) == 2 * 2 * 2
+    )  # the cure works: two sides, two layers, two projections

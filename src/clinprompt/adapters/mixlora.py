@@ -27,6 +27,7 @@ from clinprompt.adapters.family import Start, constant, down, kaiming, normal, u
 from clinprompt.adapters.sites import Positions, Site, ffn_block, restore_forward, sites
 from clinprompt.backbone.flops import passed_parameters
 from clinprompt.backbone.model import Backbone
+from clinprompt.errors import BackboneError
 
 
 class MixLoraSettings(BaseModel):
@@ -68,7 +69,12 @@ class MixLoraBank(BalancedBank):
 
     @classmethod
     def plan(cls, chosen: Mapping[str, Site], tasks: int, settings: MixLoraSettings, width: int) -> dict[str, Start]:
-        """As in the module's text."""
+        """As in the module's text. Raises BackboneError where no feed-forward block is known: LoRA would remain."""
+        if not blocks(chosen):
+            raise BackboneError(
+                "mixlora: this model's feed-forward blocks are not known here (modules called mlp or DenseReluDense), "
+                "so there is nothing to route. Use loramoe, which routes at single layers, or another method."
+            )
         found: dict[str, Start] = {}
         for name, site in chosen.items():
             experts = settings.experts if is_ffn(name) else 1

@@ -76,7 +76,8 @@ def _unused(backbone: Backbone, within: str) -> int:
         return 0
     named = backbone.model.named_parameters()
     inside = sum(p.numel() for name, p in named if ".experts." in name and name.startswith(within))
-    return int(round(inside * (1 - used / experts)))
+    unused: int = round(inside * (1 - used / experts))
+    return unused
 
 
 def training_flops(backbone: Backbone, volume: Volume, *, adapter: int = 0, full: bool = False) -> float:
