@@ -171,6 +171,8 @@ def test_brat_keeps_attributes_and_first_mention_of_a_concept(tmp_path: Path, ca
     assert back.meta["attributes"] == {"T2": {"Negated": True, "Certainty": "quite sure"}}
     with pytest.raises(CorpusError, match="share this name"):
         write_brat([record, Record("patient 7_a", "x")], tmp_path)
+    with pytest.raises(CorpusError, match="share this name"):
+        write_brat([Record("n", "x"), Record("n", "y")], tmp_path)
 
 
 def test_brat_annotations_of_an_unannotated_record() -> None:

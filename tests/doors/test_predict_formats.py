@@ -93,4 +93,4 @@ def test_what_does_not_go_together_is_said_at_once(
 def test_two_notes_of_one_file_name_are_refused(place: Path, tmp_path: Path) -> None:
     text = json.dumps({"id": "a/b", "text": "x"}) + "\n" + json.dumps({"id": "a_b", "text": "x"}) + "\n"
     _, said = run(place / "find.safetensors", "--to", "fhir", "--out", tmp_path / "out", stdin=text, code=2)
-    assert "share the file name a_b.json" in said
+    assert "its name, 'a_b', is that of standard input:1 too" in said

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -16,6 +16,7 @@ from clinprompt.commands.predictions import Target
 
 if TYPE_CHECKING:
     from clinprompt.evaluation.answerer import Answerer
+    from clinprompt.records import Record
     from clinprompt.tasks.codec import Prediction
     from clinprompt.tasks.definition import TaskDefinition
 
@@ -78,7 +79,7 @@ def predict(
     target.check([api.own_definition(artifact, s) for artifact, s in zip(artifacts, sources, strict=True)])
     model = o.ModelChoice(backbone, dtype, device, quantise, autocast).load(api.backbone_of(artifacts[0]))
     asked = [api.answerer(model, artifact, source=s) for artifact, s in zip(artifacts, sources, strict=True)]
-    found = _answers(asked, inputs or [], batch)
+    found = _answers(asked, inputs or [], batch, target)
     with stage_bars(not quiet and out is not None) as bar:
         count = target.write(_counted(found, bar))
     if out is not None:
@@ -86,9 +87,13 @@ def predict(
 
 
 def _answers(
-    asked: list[Answerer], inputs: list[Path], batch: int
+    asked: list[Answerer], inputs: list[Path], batch: int, target: Target
 ) -> Iterator[list[tuple[TaskDefinition, Prediction]]]:
-    """Per record, what each task said; the inputs are read once for each task, which may want other fields."""
+    """Per record, what each task said; the inputs are read once for each task, which may want other fields.
+
+    Where answers are filed by id in a place of their own, all inputs are read first: what collides must be known
+    before an hour of predictions.
+    """
     from clinprompt.evaluation.inputs import read_inputs
 
     piped = sys.stdin.read() if len(asked) > 1 and (not inputs or Path("-") in inputs) else None
@@ -96,7 +101,11 @@ def _answers(
     def stdin() -> TextIO:
         return sys.stdin if piped is None else StringIO(piped)
 
-    streams = [who.stream(read_inputs(who.task, inputs, stdin()), batch=batch) for who in asked]
+    filed = target.filed()
+    read: list[Iterable[Record]] = [read_inputs(who.task, inputs, stdin(), filed=filed) for who in asked]
+    if filed is not None and target.out is not None:
+        read = [list(records) for records in read]
+    streams = [who.stream(records, batch=batch) for who, records in zip(asked, read, strict=True)]
     for answers in zip(*streams, strict=True):
         yield [(who.task, prediction) for who, (_, prediction) in zip(asked, answers, strict=True)]
 

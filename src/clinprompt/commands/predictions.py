@@ -61,6 +61,13 @@ class Target:
 
             load_mapping(self.mapping)
 
+    def filed(self) -> Callable[[str], str] | None:
+        """What of a note's id its answers are filed under: two notes may not share it. None where lines stand in the
+        order of the notes and nothing is filed."""
+        if self.to == "jsonl":
+            return None
+        return _file_name if self.to == "brat" or (self.to == "fhir" and _is_folder(self.out)) else str
+
     def write(self, answers: Answers) -> int:
         """Write all answers; returns the number of notes."""
         writers: dict[str, Callable[[Answers, Target], int]] = {"jsonl": _lines, "fhir": _bundles, "omop": _rows}
@@ -145,6 +152,13 @@ def _bundle_lines(bundles: Iterable[tuple[str, dict[str, Any]]], out: Path | Non
             sink.flush()
             count += 1
     return count
+
+
+def _file_name(identifier: str) -> str:
+    """The name of a note's file, as a file system that knows no capitals sees it."""
+    from clinprompt.corpora.source import safe_file_name
+
+    return safe_file_name(identifier).lower()
 
 
 def _bundle_files(bundles: Iterable[tuple[str, dict[str, Any]]], out: Path | None) -> int:

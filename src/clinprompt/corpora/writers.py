@@ -48,7 +48,7 @@ def write_brat(records: Iterable[Record], folder: Path) -> int:
     Mentions are numbered anew (T1, T2, …), and split at line breaks as BRAT requires; white space in types becomes an
     underscore. A relation between concepts is written between the first mention of each. Attributes from
     `meta["attributes"]` are written for mentions. Returns how many relations were left out because an argument is no
-    mention. Raises CorpusError if two ids give one file name.
+    mention. Raises CorpusError if two records give one file name.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,8 +56,9 @@ def write_brat(records: Iterable[Record], folder: Path) -> int:
     left_out = 0
     for record in records:
         name = safe_file_name(record.id)
-        if used.setdefault(name.lower(), record.id) != record.id:
+        if name.lower() in used:
             raise CorpusError(folder / name, None, f"records {used[name.lower()]!r} and {record.id!r} share this name.")
+        used[name.lower()] = record.id
         annotations, skipped = brat_annotations(record)
         left_out += skipped
         write_text(folder / f"{name}.txt", record.text)

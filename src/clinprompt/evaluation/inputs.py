@@ -6,7 +6,7 @@ Nothing is held that need not be: JSON Lines are read line by line.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,6 +17,7 @@ from clinprompt.errors import CorpusError
 from clinprompt.records import Record
 from clinprompt.tasks.definition import TaskDefinition
 
+Found = tuple[Path, int | None, Record]  # where a record comes from (file, line of JSON Lines), and the record
 LINES = (".jsonl", ".ndjson")
 NEEDS = {
     "nli": "`hypothesis` beside `text` (the premise)",
@@ -26,13 +27,21 @@ NEEDS = {
 }
 
 
-def read_inputs(task: TaskDefinition, inputs: Sequence[Path], stdin: TextIO | None = None) -> Iterator[Record]:
+def read_inputs(
+    task: TaskDefinition,
+    inputs: Sequence[Path],
+    stdin: TextIO | None = None,
+    *,
+    filed: Callable[[str], str] | None = None,
+) -> Iterator[Record]:
     """Records of all inputs in order; ``-`` (or no input at all) is standard input.
 
     .txt (and any other text file): one document each, with the entities of the .ann file beside it where the task is
     given entities. Folder: its .txt and .jsonl files, subfolders included. .jsonl: one record a line. Standard input:
-    JSON Lines if it begins with ``{``, else one document. Raises CorpusError where a record lacks what the task asks.
+    JSON Lines if it begins with ``{``, else one document. `filed`: id → the name that answers are filed under; two
+    records of one name are then refused. Raises CorpusError for those and where a record lacks what the task asks.
     """
+    names: dict[str, str] = {}
     for path in inputs or [Path("-")]:
         if str(path) == "-":
             if stdin is None:
@@ -40,10 +49,25 @@ def read_inputs(task: TaskDefinition, inputs: Sequence[Path], stdin: TextIO | No
             records = _standard_input(task, stdin)
         else:
             records = _file(task, path)
-        yield from records
+        for place, line, record in records:
+            if filed is not None:
+                _file_under(filed(record.id), record, place, line, names)
+            yield record
 
 
-def _file(task: TaskDefinition, path: Path) -> Iterator[Record]:
+def _file_under(name: str, record: Record, path: Path, line: int | None, names: dict[str, str]) -> None:
+    """Note where a name is used. Raises CorpusError, with both places, if it is used already."""
+    if name in names:
+        raise CorpusError(
+            path,
+            line,
+            f"its name, {record.id!r}, is that of {names[name]} too, and answers are filed under it.",
+            "Name the folder that holds both files, rename one, or give each line its own `id`.",
+        )
+    names[name] = str(path) if line is None else f"{path}:{line}"
+
+
+def _file(task: TaskDefinition, path: Path) -> Iterator[Found]:
     if path.is_dir():
         found = files_in(path, ".txt", *LINES)
         if not found:
@@ -54,7 +78,7 @@ def _file(task: TaskDefinition, path: Path) -> Iterator[Record]:
         yield from _one(task, path, path.stem)
 
 
-def _one(task: TaskDefinition, path: Path, identifier: str) -> Iterator[Record]:
+def _one(task: TaskDefinition, path: Path, identifier: str) -> Iterator[Found]:
     if path.suffix.lower() in LINES:
         try:
             with path.open(encoding="utf-8", newline="\n") as lines:
@@ -72,7 +96,7 @@ def _one(task: TaskDefinition, path: Path, identifier: str) -> Iterator[Record]:
         yield _complete(task, record, path, None)
 
 
-def _standard_input(task: TaskDefinition, stdin: TextIO) -> Iterator[Record]:
+def _standard_input(task: TaskDefinition, stdin: TextIO) -> Iterator[Found]:
     """JSON Lines if the first character that is no space is a brace, else one document."""
     name = Path("standard input")
     first = ""
@@ -91,7 +115,7 @@ def _chained(first: str, rest: TextIO) -> Iterator[str]:
     yield from rest
 
 
-def _lines(task: TaskDefinition, path: Path, lines: Iterable[str]) -> Iterator[Record]:
+def _lines(task: TaskDefinition, path: Path, lines: Iterable[str]) -> Iterator[Found]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -123,10 +147,10 @@ def _given_entities(task: TaskDefinition) -> bool:
     return task.type == "relation" and task.entities == "given"
 
 
-def _complete(task: TaskDefinition, record: Record, path: Path, line: int | None) -> Record:
+def _complete(task: TaskDefinition, record: Record, path: Path, line: int | None) -> Found:
     lacks = lacking(task, record)
     if lacks is None:
-        return record
+        return path, line, record
     cure = "Give JSON Lines with these fields" + (", or BRAT .txt/.ann pairs." if lacks == "relation" else ".")
     raise CorpusError(path, line, f"record {record.id!r}: the task {task.name!r} needs {NEEDS[lacks]}.", cure)
 

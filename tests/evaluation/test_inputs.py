@@ -1,0 +1,43 @@
+"""What is predicted on: records of several inputs, and where they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clinprompt.errors import CorpusError
+from clinprompt.evaluation.inputs import read_inputs
+from clinprompt.tasks.definition import TaskDefinition
+
+NER = TaskDefinition(name="find", type="ner", labels={"Problem": ""})
+
+
+def two_notes(folder: Path) -> list[Path]:
+    """SECRET/note.txt twice, in two folders."""
+    found = [folder / name / "note.txt" for name in ("a", "b")]
+    for path in found:
+        path.parent.mkdir()
+        path.write_text(f"SECRET of {path.parent.name}")
+    return found
+
+
+def test_names_are_shared_only_where_nothing_is_filed(tmp_path: Path) -> None:
+    first, second = two_notes(tmp_path)
+    assert [record.id for record in read_inputs(NER, [first, second])] == ["note", "note"]
+    with pytest.raises(CorpusError, match="answers are filed under it") as refused:
+        list(read_inputs(NER, [first, second], filed=str))
+    assert str(first) in str(refused.value) and str(second) in str(refused.value)
+    assert "SECRET" not in str(refused.value)
+    assert [record.id for record in read_inputs(NER, [tmp_path], filed=str)] == ["a/note", "b/note"]
+
+
+def test_a_repeated_id_names_both_lines(tmp_path: Path) -> None:
+    lines, more = tmp_path / "n.jsonl", tmp_path / "m.jsonl"
+    lines.write_text('{"id": "x", "text": "a"}\n\n{"id": "x", "text": "b"}\n')
+    with pytest.raises(CorpusError, match=f"{lines}:3: .*{lines}:1 too"):
+        list(read_inputs(NER, [lines], filed=str))
+    lines.write_text('{"text": "a"}\n')
+    more.write_text('{"text": "b"}\n')
+    with pytest.raises(CorpusError, match=f"{more}:1: .*{lines}:1 too"):
+        list(read_inputs(NER, [lines, more], filed=str))
