@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from clinprompt.backbone.model import Backbone
 from clinprompt.errors import ArtifactError, BackboneError, TrainingError
 from clinprompt.prompts.artifact import load_task, save_task
 from clinprompt.prompts.multitask import MultitaskAdapter, load_multitask, save_multitask
+from clinprompt.training import loop as looping
 from clinprompt.training.learn import source_examples
 from clinprompt.training.multitask import FILE, MultitaskSettings, learn_multitask
 from clinprompt.training.multitask_banks import MULTITASK_METHODS, multitask_bank
@@ -23,7 +26,7 @@ LOOP = LoopSettings(steps=6, batch_size=4, learning_rate=0.01, evaluate_every=3,
 
 
 def settings(method: str, **changes: object) -> MultitaskSettings:
-    return MultitaskSettings(method=method, loop=LOOP, **changes)  # type: ignore[arg-type]
+    return MultitaskSettings(**{"method": method, "loop": LOOP, **changes})  # type: ignore[arg-type]
 
 
 def sources() -> list:  # type: ignore[type-arg]
@@ -90,3 +93,27 @@ def test_a_file_with_slices_for_other_tasks_is_refused(tmp_path: Path) -> None:
     save_multitask(MultitaskAdapter(learned.adapter.tensors, card), tmp_path / "wrong.safetensors")
     with pytest.raises(ArtifactError, match="names 3 tasks"):
         load_multitask(tmp_path / "wrong.safetensors")
+
+
+def test_early_stopping_of_a_shared_adapter_stops_tasks_without_validation_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first validation is the best; one task is never judged, and what is shared is not trained past the stop."""
+    backbone = tiny()
+    blind = [ner_task(), replace(nli_task(), validation=[])]
+    loop = LOOP.model_copy(update={"evaluate_every": 1, "patience": 2, "schedule": "constant"})
+    short = learn_multitask(
+        backbone, blind, settings("lora", loop=loop.model_copy(update={"steps": 1})), tmp_path / "short"
+    )
+    told = []
+
+    def rising(backbone: object, problem: object, how: object, processes: object, rows: list[int]) -> torch.Tensor:
+        told.append(rows)
+        return torch.tensor([float(len(told)) if 0 in rows else math.nan, math.nan])
+
+    monkeypatch.setattr(looping, "validation_losses", rising)
+    found = learn_multitask(backbone, blind, settings("lora", loop=loop), tmp_path / "whole")
+    assert found.fit.steps.tolist() == [3, 3] and told == [[0, 1]] * 3
+    assert float(found.fit.validation[0]) == 1.0 and math.isnan(float(found.fit.validation[1]))
+    for name, values in short.adapter.tensors.items():
+        assert torch.equal(found.adapter.tensors[name], values)

@@ -40,7 +40,7 @@ class Problem:
     """What is trained on what: `row_tasks[r]` is the task whose validation examples judge row r.
 
     `normalise`: "row" averages the loss over each row's own labels, as if it trained alone; "batch" over all labels
-    of a step (the source stage, where rows share P*). `select`: keep the best values per row, or of the whole bank.
+    of a step (the source stage, where rows share P*). `select`: keep the best values, and stop early, per row or as a whole bank.
     Rows are independent if both are "row": one that loses its way (`_lose`) then stops, and the others train on.
     `tolerant`: also the last of them does, without an error.
     """
@@ -334,6 +334,8 @@ def _validate(
     state.stale = torch.where(better, 0, torch.where(judged, state.stale + 1, state.stale))
     if settings.patience:
         finished = judged & (state.stale >= settings.patience)
+        if problem.select == "bank" and bool(finished.any()):  # one decision; rows without validation follow here too
+            finished = training
         state.stopped_at = torch.where(finished, state.step, state.stopped_at)
 
 
