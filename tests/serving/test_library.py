@@ -73,7 +73,9 @@ def test_a_defect_in_one_file_stops_neither_start_nor_watch(
     backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, keys = folder_of_tasks(tmp_path, backbone, ("summary",)), tmp_path / "keys.json"
-    options = {"headers": {"Authorization": f"Bearer {create_key(keys, 'ops', scopes=('predict', 'manage'))}"}}
+    options: dict[str, Any] = {
+        "headers": {"Authorization": f"Bearer {create_key(keys, 'ops', scopes=('predict', 'manage'))}"}
+    }
     content = (folder / "summary.safetensors").read_bytes()
     (folder / "bad.safetensors").write_bytes(content)
     save_file({"a": torch.ones(1)}, folder / "list.safetensors", metadata={"clinprompt": json.dumps([])})
@@ -98,7 +100,7 @@ def test_a_key_is_revoked_while_the_folder_cannot_be_looked_at(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, keys = folder_of_tasks(tmp_path, backbone, ("summary",)), tmp_path / "keys.json"
-    options = {"headers": {"Authorization": f"Bearer {create_key(keys, 'ward')}"}}
+    options: dict[str, Any] = {"headers": {"Authorization": f"Bearer {create_key(keys, 'ward')}"}}
     service = service_on(folder, ServerSettings(watch_seconds=0.02), backbone=backbone, keys=keys)
 
     async def defect() -> None:

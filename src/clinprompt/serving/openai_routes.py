@@ -11,7 +11,7 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import ExitStack, aclosing, suppress
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ from clinprompt.serving.openai_schemas import (
 )
 from clinprompt.serving.predicting import Asked, ask
 from clinprompt.serving.prediction_routes import answers, gather, require_size, until_gone, within
-from clinprompt.serving.problems import ALWAYS, Gone, TimedOut, TooLarge, responses
+from clinprompt.serving.problems import ALWAYS, TimedOut, TooLarge, responses
 from clinprompt.serving.schemas import Document
 from clinprompt.serving.service import Service
 from clinprompt.serving.streams import HeldStream, event
@@ -265,12 +265,8 @@ async def _stream(held: ExitStack, events: AsyncGenerator[str, None]) -> Respons
         held.__exit__(*sys.exc_info())
         raise
 
-    def release(finished: bool) -> None:
-        if finished:
-            held.close()
-        else:
-            with suppress(Gone), held:
-                raise Gone
+    def release(ended: BaseException | None) -> None:
+        held.__exit__(None if ended is None else type(ended), ended, None)
 
     return HeldStream(_joined(first, events), release)
 
