@@ -55,6 +55,19 @@ def test_more_shots_contain_fewer() -> None:
         assert more[: len(fewer)] == fewer
 
 
+def test_a_draw_holds_something_to_ask_about() -> None:
+    """A record of one entity has no pairs: a draw of nothing else would have nothing to train on."""
+    task = TaskDefinition(name="pairs", type="relation", labels={"treats": ""}, entities="given")
+    two = [Entity(str(i), "Drug", ((3 * i, 3 * i + 2),)) for i in range(2)]
+    askable = [Record(f"two{i}", "ab cd", entities=tuple(two)) for i in range(3)]
+    records = [*askable, *(Record(f"one{i}", "ab cd", entities=(two[0],)) for i in range(9))]
+    for draw in range(20):
+        drawn = [{r.id for r in draw_shots(task, records, k, draw=draw)} for k in (1, 2, 5)]
+        assert [len(ids) for ids in drawn] == [1, 2, 5] and drawn[0] <= drawn[2]
+        assert all(any(name.startswith("two") for name in ids) for ids in drawn)
+    assert [r.id for r in draw_shots(task, records[3:4], 1)] == ["one0"]
+
+
 def test_draws_and_seeds_and_tasks_differ() -> None:
     records = labelled({"yes": 30, "no": 30})
     other = NLI.model_copy(update={"name": "another"})
