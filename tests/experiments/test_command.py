@@ -54,6 +54,9 @@ def test_reproduce(place: Path) -> None:
     found = run(place, "--reproduce", str(place / "r.jsonl"), "--id", cell["id"], "--json")
     assert found.exit_code == 0, found.output
     assert json.loads(found.stdout)["exact"]
+    usable = ["--dtype", "float32", "--device", "cpu", "--quiet"]
+    found = run(place, "--reproduce", str(place / "nowhere.jsonl"), "--id", cell["id"], *usable)
+    assert "0 cells have an id" in found.output  # as far as the file: none of these is refused
     cell["per_example"][0] = 1 - cell["per_example"][0]
     (place / "changed.jsonl").write_text(json.dumps(cell) + "\n")
     found = run(place, "--reproduce", str(place / "changed.jsonl"), "--id", cell["id"])
@@ -69,6 +72,13 @@ def test_reproduce(place: Path) -> None:
         (["sample", "--workers", "2"], "--workers belongs to --executor ray"),
         (["--id", "x"], "go together"),
         (["sample", "--reproduce", "r.jsonl", "--id", "x"], "leave SUITE"),
+        (["--reproduce", "r.jsonl", "--id", "x", "--dry-run"], "leave --dry-run out"),
+        (
+            ["--reproduce", "r.jsonl", "--id", "x", "--methods", "pt", "--threads", "2", "--rows", "1"],
+            "leave --methods, --threads, --rows out",
+        ),
+        (["--reproduce", "r.jsonl", "--id", "x", "--executor", "local"], "leave --executor out"),  # also the default
+        (["--reproduce", "r.jsonl", "--id", "x", "--multitask", "--out", "o"], "leave --multitask, --out out"),
         (["nowhere"], "unknown suite"),
         (["sample", "--methods", "pt,ptt"], "unknown method 'ptt'"),
         (["sample", "--targets", "sample-event"], "Did you mean 'sample-events'"),

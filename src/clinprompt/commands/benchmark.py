@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 PROTOCOL = "Protocol"
 WORK = "Work"
 EXECUTORS = ("local", "ray")
+WITH_REPRODUCE = ("reproduce", "cell", "work", "data_dir", "backbone", "dtype", "device", "quantise", "autocast")
+REPORTING = ("as_json", "quiet")
 
 
 def benchmark(
+    ctx: typer.Context,
     suite: Annotated[
         str | None,
         typer.Argument(metavar="[SUITE]", help="A suite with sources and targets; the configuration may name it."),
@@ -143,6 +146,8 @@ def benchmark(
     from clinprompt.experiments.sweep import Setup
 
     _check(executor, workers, reproduce, cell, suite, config)
+    if reproduce is not None:
+        _check_reproduce(ctx)
     model = o.ModelChoice(backbone, dtype, device, quantise, autocast)
     if reproduce is not None and cell is not None:
         _reproduce(reproduce, cell, model, data_dir, work, as_json, quiet)
@@ -228,6 +233,22 @@ def _check(
         raise TrainingError("--reproduce reads the protocol from the cell's line; leave SUITE and --config out.")
     if reproduce is None and suite is None and config is None:
         raise TrainingError("name a SUITE, or a --config that names one.")
+
+
+def _check_reproduce(ctx: typer.Context) -> None:
+    """No option is ever ignored: what the cell's line decides, and what is about a sweep, is refused."""
+    given = [parameter for parameter in ctx.command.params if _was_given(ctx, parameter.name or "")]
+    wrong = [parameter.opts[0] for parameter in given if parameter.name not in (*WITH_REPRODUCE, *REPORTING)]
+    if wrong:
+        raise TrainingError(
+            f"--reproduce runs one cell as its line says: leave {', '.join(wrong)} out. Beside it go --id, --work, "
+            "--data-dir, where to compute (--backbone, --device, --dtype, --autocast, --quantise), --json and --quiet."
+        )
+
+
+def _was_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
