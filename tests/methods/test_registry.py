@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clinprompt.errors import TrainingError
-from clinprompt.methods.registry import METHODS, find_method
+from clinprompt.methods.registry import METHODS, MULTITASK, find_method
 from clinprompt.training.settings import AdaptSettings, LearnSettings, changed
 
 
@@ -19,6 +19,15 @@ def test_settings_of_a_method(name: str) -> None:
     trials = [changed(adapt, trial) for trial in spec.grid]
     assert len({trial.model_dump_json() for trial in trials}) == len(spec.grid) == (4 if spec.trains else 0)
     assert adapt.method in ("mpt", "spot") if spec.needs_metaprompt else adapt.method not in ("mpt", "spot")
+
+
+def test_a_third_trial_of_the_equal_cost_control_can_beat_the_first_two() -> None:
+    """It looks above them, where the rows with two trials stopped. Those two, and single-task grids, decide ids of
+    cells that are computed already: they stay."""
+    for name, spec in MULTITASK.items():
+        rates = [trial["loop.learning_rate"] for trial in spec.grid]
+        assert rates == ([0.01, 0.03, 0.003, 0.1] if name == "prefix" else [0.001, 0.003, 0.01, 0.0003])
+    assert [trial["loop.learning_rate"] for trial in METHODS["lora"].grid] == [0.001, 0.003, 0.0003, 0.01]
 
 
 def test_an_unknown_method_names_the_known() -> None:
