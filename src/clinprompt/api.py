@@ -32,6 +32,7 @@ from clinprompt.prompts.artifact import (
     save_task,
 )
 from clinprompt.prompts.artifact import load_task as load_task_file
+from clinprompt.prompts.files import require_folder
 from clinprompt.prompts.multitask import MultitaskAdapter, load_multitask, save_multitask
 from clinprompt.records import Record
 from clinprompt.suites import TaskData
@@ -372,8 +373,10 @@ def multitask_settings(
 
 
 def require_out(out: Path, tasks: int) -> None:
-    """Several task files go into a folder, one into a file. Raises TrainingError otherwise."""
+    """Several task files go into a folder, one into a file. Raises TrainingError otherwise, ArtifactError where nothing
+    can be written."""
     if tasks > 1 and out.suffix == ".safetensors":
         raise TrainingError(f"--out {out}: several tasks are written into a folder; name one without .safetensors.")
     if tasks == 1 and out.is_dir():
         raise TrainingError(f"--out {out}: is a folder; name the task file, for example {out / 'task.safetensors'}.")
+    require_folder(out if tasks > 1 else out.parent)

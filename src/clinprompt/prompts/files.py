@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,40 @@ def write_atomically(tensors: dict[str, Tensor], metadata: dict[str, Any], path:
     """Write a file beside `path`, flush it to disk, and move it into place in one step.
 
     `kill -9` at any moment leaves either the old file or the new one. The order of keys is kept: that of a task's
-    labels is the order in its instruction.
+    labels is the order in its instruction. Raises ArtifactError where it cannot be written; nothing is left then.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(plain, partial, metadata={key: json.dumps(value) for key, value in metadata.items()})
-    partial.chmod(0o666 & ~_umask())  # save_file makes it private; an installation is shared
-    with partial.open("rb") as file:
+    described = {key: json.dumps(value) for key, value in metadata.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(plain, described, partial)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        with suppress(OSError):  # what cannot be written may not be removable either; the error says why
+            partial.unlink(missing_ok=True)
+        raise ArtifactError(
+            f"{path}: cannot be written ({reason}). See that its folder is one you may write to and that the disk has "
+            "room, or name another place."
+        ) from None
+
+
+def _write(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> None:
+    save_file(tensors, path, metadata=metadata)
+    path.chmod(0o666 & ~_umask())  # save_file makes it private; an installation is shared
+    with path.open("rb") as file:
         os.fsync(file.fileno())
-    partial.replace(path)
+
+
+def require_folder(folder: Path) -> None:
+    """What takes hours asks before it begins: raises ArtifactError if no file can be written into `folder`, which need
+    not exist yet. Creates nothing."""
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    if not nearest.is_dir():
+        raise ArtifactError(f"{nearest}: is a file, and a folder is needed there. Name another place.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ArtifactError(f"{nearest}: not a folder you may write to. Change its permissions or name another place.")
 
 
 def _umask() -> int:
