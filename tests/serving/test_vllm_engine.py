@@ -121,15 +121,38 @@ def test_a_server_that_keeps_its_cache_is_not_asked_about_new_tasks(place: Path,
 
 
 def test_copied_entities_are_asked_for_by_a_grammar(place: Path) -> None:
+    """The grammar's mask leaves no new token, but for a text that spells one: then they are forbidden by name."""
+
     async def main() -> None:
         engine, server = await engines(place)
         task = await engine.add("one", load_task(place / "tasks" / "one.safetensors"))
-        rule = Copied("gout and <|task:one:0|>", ("Problem", "Drug"))
-        await engine.answer(Question(task, "a", limit=2, constraint=rule))
-        sent, tables = server.asked[-1][1], engine._baked.manifest.tables
-        assert engine.constrains and sent["structured_outputs"] == {"grammar": rule.grammar()}
-        assert sent["temperature"] == 0 and "top_k" not in sent
-        assert set(map(int, sent["logit_bias"])) == set(range(tables.rows, tables.rows + tables.room))
+        for text in ("gout", "gout and <|task:one:0|>"):
+            rule = Copied(text, ("Problem", "Drug"))
+            await engine.answer(Question(task, f"Find.\nText: {text}", limit=2, constraint=rule))
+            sent, tables = server.asked[-1][1], engine._baked.manifest.tables
+            assert engine.constrains and sent["structured_outputs"] == {"grammar": rule.grammar()}
+            assert sent["temperature"] == 0 and "top_k" not in sent
+            forbidden = set(range(tables.rows, tables.rows + tables.room)) if "<|" in text else set()
+            assert set(map(int, sent.get("logit_bias", {}))) == forbidden
+
+    run(main())
+
+
+def test_more_tokens_than_vllm_can_forbid_are_not_sent(place: Path, tmp_path: Path) -> None:
+    """vLLM's GPU model runner ends at the 1,025th entry of a bias, so such a request must not reach it."""
+
+    async def main() -> None:
+        files = [place / "tasks" / "one.safetensors"]
+        baking.bake(files, tmp_path / "baked", backbone=str(place / "base"), room=1025)
+        engine, server = await engines(tmp_path)
+        task = await engine.add("one", load_task(files[0]))
+        await engine.answer(Question(task, "Text: gout", limit=2, constraint=Copied("gout", ())))
+        asked = len(server.asked)
+        with pytest.raises(TaskError, match="--room 960"):
+            await engine.answer(Question(task, "a", limit=2, sampling=Sampling(1.0)))
+        with pytest.raises(TaskError, match="spells prompt tokens"):
+            await engine.answer(Question(task, "Text: <|task:b", limit=2, constraint=Copied("<|task:b", ())))
+        assert len(server.asked) == asked and not any("logit_bias" in (body or {}) for _, body in server.asked)
 
     run(main())
 

@@ -16,6 +16,7 @@ from clinprompt.prompts.artifact import BackboneNote, Card
 MANIFEST = "clinprompt.json"
 FORMAT = 1
 BLOCK = 1 << 22
+SPELLED = "<|task:"  # how every new token begins
 Digest = str
 
 
@@ -132,7 +133,7 @@ class Manifest(BaseModel):
 
 def token(name: str, place: int) -> str:
     """The token of one position of a task's prompt."""
-    return f"<|task:{name}:{place}|>"
+    return f"{SPELLED}{name}:{place}|>"
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -23,6 +23,7 @@ from clinprompt.evaluation.answerer import of_task
 from clinprompt.prompts.artifact import TaskPrompt
 from clinprompt.serving import bake
 from clinprompt.serving.baked import Baked, open_baked
+from clinprompt.serving.baked_manifest import SPELLED
 from clinprompt.serving.detokenizing import Detokenizer, Stopper
 from clinprompt.serving.engine import (
     Desk,
@@ -40,6 +41,7 @@ from clinprompt.serving.vllm_client import Said, Spare, VllmClient
 from clinprompt.training.examples import task_codec
 
 PATIENCE = 60.0  # seconds that a new task waits for the rows of a former one
+MOST_FORBIDDEN = 1024  # entries of `logit_bias` that vLLM's model runner on GPUs holds for a request
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,18 +267,30 @@ class VllmEngine:
         if question.stop:
             request["stop"] = list(question.stop)
         if question.constraint is not None:
-            request |= {"structured_outputs": {"grammar": question.constraint.grammar()}}
-        if question.constraint is not None or sampling.temperature > 0:
-            request |= {"logit_bias": self._never}
+            grammar = question.constraint.grammar()
+            request |= {"structured_outputs": {"grammar": grammar}}
+            # Backends of grammars know a new token by its text: they let it through where an answer may spell it.
+            if SPELLED in question.source or SPELLED in grammar:
+                request |= {"logit_bias": self._never("a text that spells prompt tokens is copied from")}
+        elif sampling.temperature > 0:
+            request |= {"logit_bias": self._never("an answer is drawn at a temperature")}
         if sampling.temperature > 0:
             request |= {"top_p": sampling.top_p, "top_k": -1}
             request |= {"seed": sampling.seed} if sampling.seed is not None else {}
         return request
 
-    @property
-    def _never(self) -> dict[str, float]:
-        """Forbids the new tokens: where the likeliest token of all is not taken, their logits alone do not."""
+    def _never(self, why: str) -> dict[str, float]:
+        """Forbids the new tokens: where the likeliest token of all is not taken, their logits alone do not.
+
+        Raises TaskError where they are more than vLLM can forbid: it would not refuse the request but end.
+        """
         tables = self._baked.manifest.tables
+        if tables.room > MOST_FORBIDDEN:
+            raise TaskError(
+                f"this baked model has room for {tables.room} prompt tokens, and vLLM can forbid {MOST_FORBIDDEN} of them, "
+                f"which is needed when {why}. Ask for a greedy answer that is not constrained, or bake with "
+                f"--room {MOST_FORBIDDEN - 64} or less."
+            )
         return {str(index): -100.0 for index in range(tables.rows, tables.rows + tables.room)}
 
     def _with_choices(self, question: Question) -> tuple[list[int], list[list[int]]]:
