@@ -73,6 +73,17 @@ def test_the_average_is_over_metrics_first_and_then_over_tasks() -> None:
         suites.suite_average(suites.load_suite("open-clinical"), scores)
 
 
+@pytest.mark.parametrize("nothing", [None, math.nan])
+def test_an_average_with_an_undefined_metric_is_undefined_and_says_which(nothing: float | None) -> None:
+    """Constant answers have no correlation; `evaluate --json` writes null there."""
+    suite = suites.Suite(name="s", sources=("a", "b"), average={"a": ("pearson", "spearman"), "b": ("accuracy",)})
+    found = suites.suite_average(suite, {"a": {"pearson": nothing, "spearman": 3.0}, "b": {"accuracy": 50.0}})
+    assert math.isnan(found.value) and math.isnan(found.tasks["a"]) and found.tasks["b"] == 50
+    assert found.undefined == ("a: pearson",) and str(found) == "undefined (a: pearson)"
+    whole = suites.suite_average(suite, {"a": {"pearson": 1.0, "spearman": 3.0}, "b": {"accuracy": 50.0}})
+    assert whole.undefined == () and str(whole) == "26.0"
+
+
 def test_glue_weighs_as_its_leaderboard() -> None:
     """Every task 0 but MRPC, whose F1 is 100 and accuracy 0: half a task of nine. MNLI's two parts are one task."""
     suite = suites.load_suite("glue")

@@ -6,6 +6,7 @@ lists tasks of both kinds as sources and targets.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files as package_files
@@ -139,23 +140,30 @@ def _check_average(suite: Suite, where: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SuiteAverage:
-    """A benchmark's one number, and the score of each task that it is the mean of; in the unit of the metrics."""
+    """A benchmark's one number, and the score of each task that it is the mean of; in the unit of the metrics.
+
+    `undefined`: "task: metric" of every score that is not defined; with any of them `value` is nan."""
 
     value: float
     tasks: Mapping[str, float]
+    undefined: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"undefined ({', '.join(self.undefined)})" if self.undefined else f"{self.value:.1f}"
 
 
-def suite_average(suite: Suite, scores: Mapping[str, Mapping[str, float]]) -> SuiteAverage:
+def suite_average(suite: Suite, scores: Mapping[str, Mapping[str, float | None]]) -> SuiteAverage:
     """The leaderboard's average: the mean over a task's metrics, then the unweighted mean over the tasks (GLUE, arXiv
     1804.07461, §3; SuperGLUE, arXiv 1905.00537, §3).
 
     `scores`: task → metric → value, as `evaluate --json` has them under "metrics" (there: ["value"]). A metric that is
-    undefined is nan, and so is the average. Raises TaskError if the suite defines no average or a score is missing:
+    undefined is None (there: null) or nan; then the task's score and the average are nan, and `undefined` says why.
+    Raises TaskError if the suite defines no average or a score is missing:
     an average over some of the tasks is another number.
     """
     if not suite.average:
         raise TaskError(f"suite {suite.name}: defines no `average`. Add one to its YAML: task name: [metric, …].")
-    per_task = {}
+    per_task, undefined = {}, []
     for task, metrics in suite.average.items():
         lacking = [metric for metric in metrics if metric not in scores.get(task, {})]
         if lacking:
@@ -163,8 +171,10 @@ def suite_average(suite: Suite, scores: Mapping[str, Mapping[str, float]]) -> Su
                 f"suite {suite.name}: no score of {task} for {lacking[0]}. The average is over all "
                 f"{len(suite.average)} tasks: evaluate {task} on its test split first."
             )
-        per_task[task] = sum(scores[task][metric] for metric in metrics) / len(metrics)
-    return SuiteAverage(sum(per_task.values()) / len(per_task), per_task)
+        values = [math.nan if (value := scores[task][metric]) is None else value for metric in metrics]
+        undefined += [f"{task}: {metric}" for metric, value in zip(metrics, values, strict=True) if math.isnan(value)]
+        per_task[task] = sum(values) / len(values)
+    return SuiteAverage(sum(per_task.values()) / len(per_task), per_task, tuple(undefined))
 
 
 def _explain(error: Any) -> str:
