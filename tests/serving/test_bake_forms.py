@@ -82,6 +82,30 @@ def test_the_command_from_files_to_requests(base: Path, tmp_path: Path) -> None:
     assert broken.exit_code == 2 and "config.json" in broken.stdout
 
 
+def test_tasks_are_exchanged_or_nothing_is_removed(base: Path, tmp_path: Path) -> None:
+    one, two = save_tasks(tmp_path / "tasks", loaded(base), ("one", "two"))
+    [wide] = save_tasks(tmp_path / "long", loaded(base), ("wide",), length=500)
+    model, foreign = tmp_path / "model", tmp_path / "foreign.safetensors"
+    assert command(one, "--out", model, "--backbone", base).exit_code == 0
+    card = load_task(one).card
+    other = card.backbone.model_copy(update={"fingerprint": "0"})
+    save_task(TaskPrompt(load_task(one).tensors, card.model_copy(update={"backbone": other})), foreign)
+    for arguments, said in (
+        ([two, "--remove", "one"], "--remove with task files needs --add"),
+        ([tmp_path / "absent.safetensors", "--remove", "one", "--add"], "no such file"),
+        (["--remove", "one", "--add"], "no task file given"),
+        ([foreign, "--remove", "one", "--add"], "made for backbone"),
+        ([wide, "--remove", "one", "--add"], "500 rows are needed"),
+        ([two, "--remove", "one", "--remove", "absent", "--add"], "absent"),
+    ):
+        refused = command(*arguments, "--out", model)
+        assert refused.exit_code == 2 and said in refused.stderr
+        assert open_baked(model).manifest.names == ["one"]
+    done = command(two, "--out", model, "--remove", "one", "--add")
+    assert done.exit_code == 0 and "exchanged: 1 tasks" in done.stdout
+    assert open_baked(model).manifest.names == ["two"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -150,13 +150,20 @@ def _write(
     from clinprompt.serving.baked_manifest import read_manifest
 
     began, done = time.monotonic(), "baked"
-    if removed:
-        manifest, done = baking.remove(out, removed), "removed"
-    if adding:
-        manifest, done = baking.add(out, files, metaprompts=metaprompts), "added"
+    if removed and files and not adding:
+        raise ArtifactError("--remove with task files needs --add: give it to exchange tasks, or leave the files out.")
+    if removed and adding:
+        done = "exchanged"
+        baking.exchange(out, removed, files, metaprompts=metaprompts)
+    elif removed:
+        done = "removed"
+        baking.remove(out, removed)
+    elif adding:
+        done = "added"
+        baking.add(out, files, metaprompts=metaprompts)
     elif files:
-        manifest = baking.bake(files, out, backbone=backbone, dtype=dtype, room=room, metaprompts=metaprompts)
-    elif not removed:
+        baking.bake(files, out, backbone=backbone, dtype=dtype, room=room, metaprompts=metaprompts)
+    else:
         raise ArtifactError("nothing to do: name task files, or --remove, --list, --check or --request.")
     manifest = read_manifest(out)
     if as_json:

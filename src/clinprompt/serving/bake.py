@@ -125,6 +125,22 @@ def _add(
         return _changed(folder, baked.manifest, (*kept, *new), clear=clear)
 
 
+def exchange(
+    folder: Path, removed: Sequence[str], files: Sequence[Path], *, metaprompts: Sequence[Path] = ()
+) -> Manifest:
+    """Take tasks out, then add others: `remove` and `add`, with all that could be refused refused before anything is
+    removed."""
+    loaded = load_all(files, metaprompts)
+    baked = open_baked(folder)
+    gone = {name for name in removed if baked.manifest.task(name)}
+    freed = sum(len(task.ids) for task in baked.manifest.tasks if task.name in gone)
+    for _, artifact, path in loaded:
+        require_backbone(artifact.card, baked.text, path)
+    _require_place(baked.text, baked.manifest, loaded, folder, len(baked.manifest.free) + freed)
+    remove(folder, removed)
+    return _add(folder, loaded)
+
+
 def remove(folder: Path, names: Sequence[str], *, clear: bool = True) -> Manifest:
     """Take tasks out of a baked model; their rows become free, and zero unless a server may still need them
     (`clear`)."""
@@ -271,28 +287,42 @@ def _placed(
     """Write the prompts into free rows. Until the manifest names them, the rows mean nothing to anyone, but for those
     in `held`, which are left alone."""
     free, tables = [index for index in manifest.free if index not in held], manifest.tables
-    raw = tokens.read_tokenizer(folder)
-    needed = sum(len(artifact.prompt) for _, artifact, _ in loaded)
-    if needed > len(free):
-        waiting = len(manifest.free) - len(free)
-        raise ArtifactError(
-            f"{folder}: {needed} rows are needed and {len(free)} of {tables.room} are free"
-            f"{f' ({waiting} more when questions under way are answered)' if waiting else ''}. Remove tasks, or bake "
-            "anew with a larger --room."
-        )
-    base = [entry for entry in raw.get("added_tokens", []) if entry["id"] < tables.tokens]
+    _require_place(text, manifest, loaded, folder, len(free), len(manifest.free) - len(free))
     placed = []
-    for name, artifact, path in loaded:
-        tokens.check_tokens({**raw, "added_tokens": base}, [name], path)
+    for name, artifact, _ in loaded:
         prompt = artifact.prompt
-        if prompt.shape[1] != text.width:
-            raise ArtifactError(f"{path}: a prompt of width {prompt.shape[1]} for a model of width {text.width}.")
         ids, free = tuple(free[: len(prompt)]), free[len(prompt) :]
         rows = (prompt / tables.scale).to(DTYPES[manifest.dtype])
         written = weights.write_rows(folder / tables.embedding_file, tables.embedding, ids, rows)
         digest = hashlib.sha256(written).hexdigest()
         placed.append(BakedTask(name=name, card=artifact.card, ids=ids, rows=digest, template=None))
     return tuple(placed)
+
+
+def _require_place(
+    text: Backbone,
+    manifest: Manifest,
+    loaded: Sequence[tuple[str, TaskPrompt, Path]],
+    folder: Path,
+    free: int,
+    waiting: int = 0,
+) -> None:
+    """Raises ArtifactError for prompts that do not fit in number, width or name; nothing is written before."""
+    needed = sum(len(artifact.prompt) for _, artifact, _ in loaded)
+    if needed > free:
+        raise ArtifactError(
+            f"{folder}: {needed} rows are needed and {free} of {manifest.tables.room} are free"
+            f"{f' ({waiting} more when questions under way are answered)' if waiting else ''}. Remove tasks, or bake "
+            "anew with a larger --room."
+        )
+    raw = tokens.read_tokenizer(folder)
+    base = [entry for entry in raw.get("added_tokens", []) if entry["id"] < manifest.tables.tokens]
+    for name, artifact, path in loaded:
+        tokens.check_tokens({**raw, "added_tokens": base}, [name], path)
+        if artifact.prompt.shape[1] != text.width:
+            raise ArtifactError(
+                f"{path}: a prompt of width {artifact.prompt.shape[1]} for a model of width {text.width}."
+            )
 
 
 def _changed(folder: Path, manifest: Manifest, tasks: tuple[BakedTask, ...], *, clear: bool) -> Manifest:
