@@ -82,6 +82,16 @@ def test_broken_folders_are_explained(folder: Path) -> None:
         load_backbone(folder, preset="gpt-oss")
 
 
+def test_devices_are_those_that_are_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_backbone(folder, device="cpu").device == load_backbone(folder, device="cpu:0").device
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    with pytest.raises(BackboneError, match=r"'cuda:2' is not here\. Give one of: cpu, cuda, cuda:0, cuda:1, auto"):
+        load_backbone(folder, device="cuda:2")
+    with pytest.raises(BackboneError, match="'mps' is not here"):
+        load_backbone(folder, device="mps")
+
+
 def test_a_tokenizer_without_an_end_is_refused() -> None:
     tokenizer = copy.deepcopy(byte_tokenizer())
     tokenizer.eos_token = None

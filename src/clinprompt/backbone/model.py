@@ -129,6 +129,7 @@ def load_backbone(
     one of this name, repository or folder name, else plain text. `dtype`: float32 or bfloat16 (default: the preset's).
     `device`: cpu, cuda, cuda:1, or "auto" to spread over what there is. Raises BackboneError with the cure.
     """
+    _require_device(device)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     chosen = load_preset(preset) if preset else find_preset(str(name))
     folder = _resolve(str(name), chosen, offline)
@@ -234,6 +235,18 @@ def _resolve(name: str, preset: BackbonePreset, offline: bool) -> Path:
             f"{repository}: not on this disk and not reachable ({type(error).__name__}). Download it on a machine with "
             "internet, copy the folder here and give its path; gated models need `huggingface-cli login` first."
         ) from error
+
+
+def _require_device(device: str | None) -> None:
+    """Raises BackboneError for a device that this machine or this PyTorch does not have."""
+    if device is None or device == "auto":
+        return
+    found = torch.accelerator.current_accelerator(check_available=True)
+    here = [f"{found.type}:{index}" for index in range(torch.accelerator.device_count())] if found else []
+    kinds = ["cpu", *([found.type] if found else []), *here]
+    if device not in (*kinds, "cpu:0"):
+        none = "" if found else f" PyTorch {torch.__version__} finds no GPU."
+        raise BackboneError(f"device {device!r} is not here.{none} Give one of: {', '.join(kinds)}, auto.")
 
 
 def _placement(device: str | None, quantise: str | None) -> str | dict[str, str]:
