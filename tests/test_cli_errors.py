@@ -184,6 +184,28 @@ def test_vectors_find_their_metaprompt(meta: Path, place: Path, tmp_path: Path) 
     moved.write_bytes(out.read_bytes())
     assert "needs the metaprompt" in error("evaluate", moved, place / "infer.yaml")
     assert invoke("evaluate", moved, place / "infer.yaml", "--limit", 1, "--metaprompt", meta).exit_code == 0
+    absent = tmp_path / "absent.safetensors"
+    for file in (moved, out):
+        message = error("evaluate", file, place / "infer.yaml", "--metaprompt", absent)
+        assert message == f"{absent}: no such file (named as a metaprompt)."
+
+
+def test_vectors_on_a_metaprompt_named_by_its_folder(meta: Path, place: Path, tmp_path: Path) -> None:
+    out = place / "elsewhere" / "vectors.safetensors"
+    arguments = ("--mode", "vectors", "--steps", 1, "--score", 0, "--out", out)
+    assert invoke("adapt", meta.parent, place / "infer.yaml", *arguments).exit_code == 0
+    assert invoke("evaluate", out, place / "infer.yaml", "--limit", 1).exit_code == 0
+    message = error("adapt", tmp_path, place / "infer.yaml", "--out", tmp_path / "x.safetensors")
+    assert message.startswith(f"{tmp_path}: is a folder without metaprompt.safetensors.")
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda", "cuda:7", "mps", "meta", "cpu:x"])
+def test_devices_that_are_not_here(
+    meta: Path, place: Path, tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: None)
+    message = error("adapt", meta, place / "find.yaml", "--device", device, "--out", tmp_path / "x.safetensors")
+    assert message.startswith(f"device {device!r} is not here. PyTorch ") and message.endswith("one of: cpu, auto.")
 
 
 @pytest.mark.parametrize(

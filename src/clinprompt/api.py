@@ -28,6 +28,7 @@ from clinprompt.prompts.artifact import (
     artifact_kind,
     load_metaprompt,
     packaged_metaprompt,
+    require_files,
     save_metaprompt,
     save_task,
 )
@@ -152,7 +153,7 @@ def adapt_all(
 def write_task(file: TaskPrompt, out: Path, metaprompt: str | Path | Metaprompt | None = None) -> TaskPrompt:
     """Write a task file. One that holds vectors only remembers where its metaprompt lies, relative to itself."""
     if "u" in file.tensors and isinstance(metaprompt, str | Path) and str(metaprompt) != EMBEDDED:
-        hint = os.path.relpath(metaprompt, out.parent or ".")
+        hint = os.path.relpath(metaprompt_path(metaprompt), out.parent or ".")
         card = file.card.model_copy(update={"metaprompt_path": hint})
         file = TaskPrompt(file.tensors, card, file.shared)
     return save_task(file, out)
@@ -301,6 +302,7 @@ def load_artifact(file: ArtifactLike, metaprompts: Sequence[Path] = ()) -> Artif
     if not isinstance(file, str | Path):
         return file
     path = artifact_path(file)
+    require_files(metaprompts)
     if path.is_dir():
         raise ArtifactError(f"{path}: is a folder. Name the .safetensors file in it.")
     kind = artifact_kind(path)
@@ -311,10 +313,18 @@ def load_artifact(file: ArtifactLike, metaprompts: Sequence[Path] = ()) -> Artif
 
 def load_artifact_as(file: str | Path, kind: Literal["metaprompt"]) -> Metaprompt:
     """A metaprompt by path or ``embedded``. Raises ArtifactError for a task file."""
+    return load_metaprompt(metaprompt_path(file))
+
+
+def metaprompt_path(file: str | Path) -> Path:
+    """The file of a metaprompt: a path, ``embedded``, or the folder that `learn` wrote it into. Raises ArtifactError
+    for a folder without one."""
     path = artifact_path(file)
-    if path.is_dir() and (path / "metaprompt.safetensors").is_file():
-        path = path / "metaprompt.safetensors"
-    return load_metaprompt(path)
+    if not path.is_dir():
+        return path
+    if not (path / "metaprompt.safetensors").is_file():
+        raise ArtifactError(f"{path}: is a folder without metaprompt.safetensors. Name the metaprompt's file.")
+    return path / "metaprompt.safetensors"
 
 
 def with_metrics(artifact: Artifact, path: Path, found: Evaluation, source: str | None) -> None:

@@ -24,6 +24,7 @@ from clinprompt.prompts.artifact import (
     artifact_kind,
     load_metaprompt,
     load_task,
+    read_card,
     require_backbone,
     save_metaprompt,
     save_task,
@@ -128,6 +129,9 @@ def test_vectors_find_their_metaprompt_by_digest_only(tmp_path: Path) -> None:
     save_metaprompt(right, tmp_path / "elsewhere" / "any-name.safetensors")
     found = load_task(tmp_path / "task.safetensors", [tmp_path / "elsewhere" / "any-name.safetensors"])
     torch.testing.assert_close(found.prompt, right.prompt("task0"))
+    for absent, problem in ((tmp_path / "absent", "no such file"), (tmp_path / "elsewhere", "is a folder")):
+        with pytest.raises(ArtifactError, match=f"{absent}: {problem}"):
+            load_task(tmp_path / "task.safetensors", [absent])
     save_metaprompt(right, tmp_path / "right.metaprompt.safetensors")
     assert torch.equal(load_task(tmp_path / "task.safetensors").prompt, found.prompt)
 
@@ -158,7 +162,11 @@ def test_newer_and_unknown_cards_are_refused(tmp_path: Path) -> None:
     rewrite(path, version=99)
     with pytest.raises(ArtifactError, match="newer clinprompt"):
         load_metaprompt(path)
-    rewrite(path, version=1, surprise=True)
+    rewrite(path, version=99, surprise=True, kind="novelty")  # a newer format has what this one does not know
+    for read in (load_metaprompt, read_card, artifact_kind):
+        with pytest.raises(ArtifactError, match=r"newer clinprompt \(format 99\); update the package"):
+            read(path)
+    rewrite(path, version=1, kind="metaprompt", surprise=True)
     with pytest.raises(ArtifactError, match=r"unreadable card.*surprise"):
         load_metaprompt(path)
     save_file({"shared": torch.zeros(1)}, path)

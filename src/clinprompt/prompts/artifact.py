@@ -6,6 +6,7 @@ backbone it was made for (by fingerprint), how it was trained, what data it saw 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -188,7 +189,9 @@ def load_metaprompt(path: Path) -> Metaprompt:
 
 def load_task(path: Path, metaprompts: list[Path] | None = None) -> TaskPrompt:
     """Read and verify a task file. Vectors need the metaprompt they were trained on: it is looked for among
-    `metaprompts`, beside the file, and in the package, and accepted by digest only."""
+    `metaprompts`, beside the file, and in the package, and accepted by digest only. Raises ArtifactError also for one
+    of `metaprompts` that is not there."""
+    require_files(metaprompts or [])
     tensors, card = load_verified(path, "task")
     if card.method in (*ADAPTERS, *FAMILY):
         return TaskPrompt({name: _tensor(tensors, name, tensor.ndim, path) for name, tensor in tensors.items()}, card)
@@ -219,6 +222,14 @@ def packaged_metaprompt() -> Path:
     return Path(__file__).parent / "packaged" / "embedded.metaprompt.safetensors"
 
 
+def require_files(metaprompts: Iterable[Path]) -> None:
+    """Raises ArtifactError for a metaprompt that was named and is not there."""
+    for path in metaprompts:
+        if not path.is_file():
+            problem = "is a folder; name the .safetensors file in it" if path.is_dir() else "no such file"
+            raise ArtifactError(f"{path}: {problem} (named as a metaprompt).")
+
+
 def _find_metaprompt(path: Path, card: Card, given: list[Path]) -> Metaprompt:
     beside = [found for found in sorted(path.parent.glob("*metaprompt*.safetensors")) if _is_metaprompt(found)]
     hinted = [path.parent / card.metaprompt_path] if card.metaprompt_path else []
@@ -245,20 +256,29 @@ def _is_metaprompt(path: Path) -> bool:
 def read_card(path: Path) -> tuple[dict[str, Tensor], Card]:
     """Tensors and card of any of our files, values not verified. Raises ArtifactError for other files."""
     tensors, metadata = read_file(path)
-    if "clinprompt" not in metadata:
-        raise ArtifactError(f"{path}: a safetensors file, but not one of clinprompt's (no card in its metadata)")
+    raw = _raw_card(path, metadata)
     try:
-        return tensors, Card.model_validate(metadata["clinprompt"])
+        return tensors, Card.model_validate(raw)
     except ValidationError as error:
         problem = error.errors()[0]
         raise ArtifactError(f"{path}: unreadable card: {problem['loc']}: {problem['msg']}") from None
 
 
+def _raw_card(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
+    """The card as it is written, of a format that this version knows: a newer one may have fields and kinds of its
+    own, so nothing else is looked at before."""
+    raw = metadata.get("clinprompt")
+    if not isinstance(raw, dict):
+        raise ArtifactError(f"{path}: a safetensors file, but not one of clinprompt's (no card in its metadata)")
+    version = raw.get("version", FORMAT_VERSION)
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise ArtifactError(f"{path}: written by a newer clinprompt (format {version}); update the package.")
+    return raw
+
+
 def load_verified(path: Path, kind: str) -> tuple[dict[str, Tensor], Card]:
     """Tensors and card of a file of this kind, values verified. Raises ArtifactError for others and damaged ones."""
     tensors, card = read_card(path)
-    if card.version > FORMAT_VERSION:
-        raise ArtifactError(f"{path}: written by a newer clinprompt (format {card.version}); update the package.")
     if card.kind != kind:
         raise ArtifactError(f"{path}: this is a {card.kind} file; a {kind} file is needed here.")
     if not card.tasks:
@@ -280,8 +300,7 @@ def _tensor(tensors: dict[str, Tensor], name: str, dimensions: int, path: Path) 
 def artifact_kind(path: Path) -> str:
     """`metaprompt`, `task` or `multitask`, read from the card. Raises ArtifactError for other files."""
     _, metadata = read_file(path)
-    card = metadata.get("clinprompt")
-    kind = card.get("kind") if isinstance(card, dict) else None
+    kind = _raw_card(path, metadata).get("kind")
     if kind not in ("metaprompt", "task", "multitask"):
         raise ArtifactError(f"{path}: a safetensors file, but not one of clinprompt's (no card in its metadata)")
     return str(kind)
