@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,51 @@ def test_interrupted_learning_ends_bit_identical(stage: str, at: int, tmp_path: 
     assert torch.equal(resumed.shared, whole.shared)
     assert torch.equal(resumed.u, whole.u) and torch.equal(resumed.v, whole.v)
     assert resumed.card == whole.card
+
+
+def pressed() -> None:
+    """Ctrl-C as a terminal sends it."""
+    signal.raise_signal(signal.SIGINT)
+
+
+def broken_off() -> None:
+    """What cannot be waited for: a second Ctrl-C, or one in another thread."""
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("interrupt", [pressed, broken_off])
+@pytest.mark.parametrize(("where", "call"), [("step", 3), ("step", 4), ("validation", 3)])
+def test_ctrl_c_within_a_step_takes_no_step_twice(
+    interrupt: Callable[[], None], where: str, call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right after the weights moved (before the step is counted), and in a validation (before it is taken down)."""
+    plans, checkpoint = [plan(None, 0, 0, 0.01, method="lora")], tmp_path / "x.safetensors"
+    whole = adapt(tiny(), None, plans)
+    calls = 0
+
+    def then(real: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*given: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            found = real(*given)
+            if calls == call:
+                interrupt()
+            return found
+
+        return called
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        if where == "step":
+            patched.setattr(RowAdamW, "step", then(RowAdamW.step))
+        else:
+            patched.setattr(looping, "validation_losses", then(looping.validation_losses))
+        adapt(tiny(), None, plans, checkpoint=checkpoint)
+    resumed = adapt(tiny(), None, plans, checkpoint=checkpoint)
+    assert torch.equal(resumed.fit.history, whole.fit.history) and resumed.fit.tokens == whole.fit.tokens
+    assert torch.equal(resumed.fit.validation, whole.fit.validation)
+    assert resumed.tasks[0].card == whole.tasks[0].card
+    for name, tensor in whole.tasks[0].tensors.items():
+        assert torch.equal(resumed.tasks[0].tensors[name], tensor)
 
 
 def test_another_run_is_refused(tmp_path: Path) -> None:

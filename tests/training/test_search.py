@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -13,7 +15,9 @@ from clinprompt import api
 from clinprompt.adapters.joint import JointBank
 from clinprompt.architecture.discrete import load_architecture
 from clinprompt.errors import TrainingError
-from clinprompt.training.learn import SourceTask
+from clinprompt.training.learn import SourceTask, source_examples
+from clinprompt.training.multitask import MultitaskSettings
+from clinprompt.training.optimiser import RowAdamW
 from clinprompt.training.relaxing import Cell, RelaxSettings, halves, relax
 from clinprompt.training.search import ARCHITECTURE, DIAGRAM, RECORD, SearchSettings, best_bank, search
 from clinprompt.training.settings import LoopSettings, LoraSettings
@@ -71,12 +75,37 @@ def test_an_interrupted_search_ends_as_an_uninterrupted_one(tmp_path: Path) -> N
         search(backbone, sources, SETTINGS.model_copy(update={"seed": 1}), tmp_path / "parts")
 
 
+@pytest.mark.parametrize("call", [3, 4])
+@pytest.mark.parametrize("waits", [True, False])
+def test_ctrl_c_within_a_step_of_a_trial_takes_no_step_twice(
+    call: int, waits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the weights of the second step moved, and after its logits did; where Ctrl-C can wait and where not."""
+    examples = [source_examples(tiny(), ner_task(), MultitaskSettings(), 4, "front")]
+    asked = (tiny(), examples, Cell(1, 8, 4, 4), RELAX)
+    whole = relax(*asked)
+    calls, real = 0, RowAdamW.step
+
+    def step(*given: Any) -> None:
+        nonlocal calls
+        calls += 1
+        real(*given)
+        if calls == call and waits:
+            signal.raise_signal(signal.SIGINT)
+        elif calls == call:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(RowAdamW, "step", step)
+        relax(*asked, checkpoint=tmp_path / "x.safetensors", run="r")
+    resumed = relax(*asked, checkpoint=tmp_path / "x.safetensors", run="r")
+    assert (resumed.weights, resumed.discrete, resumed.tokens) == (whole.weights, whole.discrete, whole.tokens)
+    assert all(torch.equal(values, whole.bank.values()[name]) for name, values in resumed.bank.values().items())
+
+
 @pytest.mark.parametrize("rule", ["gumbel", "straight-through"])
 def test_weights_and_logits_learn_from_different_halves(rule: str) -> None:
     backbone, settings = tiny(), RELAX.model_copy(update={"rule": rule})
-    from clinprompt.training.learn import source_examples
-    from clinprompt.training.multitask import MultitaskSettings
-
     examples = [source_examples(backbone, ner_task(), MultitaskSettings(), 4, "front")]
     first, second = halves(examples, 0)
     seen = [
@@ -95,9 +124,6 @@ def test_weights_and_logits_learn_from_different_halves(rule: str) -> None:
 
 def test_tasks_too_small_to_halve_are_named() -> None:
     backbone = tiny()
-    from clinprompt.training.learn import source_examples
-    from clinprompt.training.multitask import MultitaskSettings
-
     one = [source_examples(backbone, ner_task(count=1), MultitaskSettings(), 4, "front")]
     with pytest.raises(TrainingError, match="task find: 1 training example; a search needs at least two"):
         halves(one, 0)

@@ -26,6 +26,7 @@ from clinprompt.prompts.bank import Bank
 from clinprompt.training.batching import TaskExamples, chunks, forward_tokens
 from clinprompt.training.checkpoint import load_checkpoint, prefixed, save_checkpoint, unprefixed
 from clinprompt.training.distillation import Distillation
+from clinprompt.training.interrupts import undivided
 from clinprompt.training.optimiser import RowAdamW
 from clinprompt.training.processes import Processes
 from clinprompt.training.rows import copy_rows, finite_rows, slice_mask
@@ -40,9 +41,9 @@ class Problem:
     """What is trained on what: `row_tasks[r]` is the task whose validation examples judge row r.
 
     `normalise`: "row" averages the loss over each row's own labels, as if it trained alone; "batch" over all labels
-    of a step (the source stage, where rows share P*). `select`: keep the best values, and stop early, per row or as a whole bank.
-    Rows are independent if both are "row": one that loses its way (`_lose`) then stops, and the others train on.
-    `tolerant`: also the last of them does, without an error.
+    of a step (the source stage, where rows share P*). `select`: keep the best values, and stop early, per row or as a
+    whole bank. Rows are independent if both are "row": one that loses its way (`_lose`) then stops, and the others
+    train on. `tolerant`: also the last of them does, without an error.
     """
 
     bank: Bank
@@ -96,25 +97,30 @@ def fit(
     """Train the bank in place; afterwards it holds the best values by validation loss (the last ones without).
 
     With `checkpoint`, state is written every `settings.checkpoint_every` steps and at the end; a run with the same
-    `run` identity continues from it. Ctrl-C writes a checkpoint first.
+    `run` identity continues from it. Ctrl-C waits for the end of the step and writes a checkpoint first; a second one
+    ends at once and leaves the last checkpoint.
     """
     processes = processes or Processes()
     state = _start(problem, settings)
     if checkpoint is not None:
         _resume(state, problem, checkpoint, run)
-    began = time.monotonic()
+    began, whole = time.monotonic(), True
     try:
         while state.step < settings.steps and bool((state.stopped_at < 0).any()):
-            loss = _train_step(backbone, problem, settings, state, processes)
-            state.step += 1
-            if settings.evaluate_every and (state.step % settings.evaluate_every == 0 or state.step == settings.steps):
-                _validate(backbone, problem, settings, state, processes)
-            if checkpoint is not None and state.step % settings.checkpoint_every == 0:
-                _save(state, problem, checkpoint, run, processes)
+            with undivided():
+                whole = False
+                loss = _train_step(backbone, problem, settings, state, processes)
+                state.step += 1
+                every, last = settings.evaluate_every, state.step == settings.steps
+                if every and (state.step % every == 0 or last):
+                    _validate(backbone, problem, settings, state, processes)
+                whole = True
+                if checkpoint is not None and state.step % settings.checkpoint_every == 0:
+                    _save(state, problem, checkpoint, run, processes)
             if progress:
                 progress(state.step, settings.steps, loss)
     except KeyboardInterrupt:
-        if checkpoint is not None:
+        if checkpoint is not None and whole:  # a divided step is taken again from the last checkpoint
             _save(state, problem, checkpoint, run, processes)
         raise
     if checkpoint is not None:

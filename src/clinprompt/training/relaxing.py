@@ -32,6 +32,7 @@ from clinprompt.methods.peml import rate_factor
 from clinprompt.prompts.initialisation import initial_prompts
 from clinprompt.training.batching import TaskExamples
 from clinprompt.training.checkpoint import load_checkpoint, prefixed, save_checkpoint, unprefixed
+from clinprompt.training.interrupts import undivided
 from clinprompt.training.loop import Problem, accumulate, validation_losses
 from clinprompt.training.optimiser import RowAdamW
 from clinprompt.training.processes import Processes
@@ -132,20 +133,23 @@ def relax(
     if checkpoint is not None:
         _resume(state, checkpoint, run)
     problems = [_problem(state.bank, part, settings, side) for side, part in enumerate((first, second))]
-    began, before = time.monotonic(), state.seconds
+    began, before, whole = time.monotonic(), state.seconds, True
     try:
         while state.step < settings.loop.steps:
-            loss = _step(backbone, problems, settings, state)
-            state.step += 1
-            state.seconds = before + time.monotonic() - began
-            if checkpoint is not None and state.step % settings.loop.checkpoint_every == 0:
-                _save(state, checkpoint, run)
+            with undivided():
+                whole = False
+                loss = _step(backbone, problems, settings, state)
+                state.step += 1
+                state.seconds = before + time.monotonic() - began
+                whole = True
+                if checkpoint is not None and state.step % settings.loop.checkpoint_every == 0:
+                    _save(state, checkpoint, run)
             if progress:
                 progress(state.step, settings.loop.steps, loss)
             if not math.isfinite(loss):
                 break
     except KeyboardInterrupt:
-        if checkpoint is not None:
+        if checkpoint is not None and whole:  # a divided step is taken again from the last checkpoint
             _save(state, checkpoint, run)
         raise
     if checkpoint is not None:
