@@ -65,6 +65,30 @@ def test_reproduce(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("tuning_runs", "arguments", "warned"),
+    [
+        (3, ["--draws", "2", "--seeds", "1", "--shots", "2,full"], "draws: 2 and seeds: 1, fewer than"),
+        (3, ["--draws", "2", "--seeds", "3", "--shots", "2,full"], "draws: 2, fewer than"),
+        (3, ["--draws", "3", "--shots", "0,2"], ""),
+        (3, ["--draws", "2", "--shots", "2", "--trials", "1"], ""),  # nothing is chosen
+        (1, ["--draws", "1", "--seeds", "1"], ""),
+    ],
+)
+def test_a_sweep_that_cannot_grow_says_so_once(
+    place: Path, tmp_path: Path, tuning_runs: int, arguments: list[str], warned: str
+) -> None:
+    suite = str(place / "data" / "suite.yaml")
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({**PROTOCOL, "suite": suite, "tuning_runs": tuning_runs}))
+    narrow = ["--targets", "infer-target", "--methods", "zero-shot,pt", "--dry-run", "--flops-per-second", "1e9"]
+    command = ["--config", str(tmp_path / "plan.yaml"), *narrow, *arguments]
+    found = run(place, *command)
+    assert found.exit_code == 0, found.output
+    assert found.stderr.count("tuning_runs: ") == bool(warned)
+    assert warned in found.stderr and "tuning_runs: " not in found.stdout
+    assert "tuning_runs: " not in run(place, *command, "--quiet").stderr
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "name a SUITE"),

@@ -278,6 +278,9 @@ def test_identity_hangs_on_what_decides_the_result(tmp_path: Path) -> None:
     assert identities(methods=["pt", "zero-shot"]) >= base  # what else is compared does not matter
     assert identities(seeds=2) > base  # the pool that judges the trials is still the first run
     assert identities(seeds=2, tuning_runs=2).isdisjoint(base)
+    grown = identities(seeds=2, tuning_runs=3)  # fewer than judge: with a third, that one judges too
+    assert identities(seeds=3, tuning_runs=3).isdisjoint(grown)
+    assert identities(seeds=3, tuning_runs=2) > grown
     adapt = {"target_reserve": 16, "window": 64, "loop": {"steps": 3, "batch_size": 2, "evaluate_every": 3}}
     assert identities(adapt=adapt).isdisjoint(base)
     assert identities(trials=1).isdisjoint(base)

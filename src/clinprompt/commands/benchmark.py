@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from clinprompt.commands.output import duration, print_json, print_table, quanti
 from clinprompt.errors import TrainingError
 
 if TYPE_CHECKING:
+    from clinprompt.experiments.cells import Group
     from clinprompt.experiments.claims import Claims
     from clinprompt.experiments.multitask_protocol import MultitaskProtocol
     from clinprompt.experiments.protocol import Protocol
@@ -196,6 +198,8 @@ def _run(
     bench = setup.bench()
     setup = replace(setup, rows=setup.rows or rows_that_fit(bench))
     sweep = Sweep(bench, ResultsFile(out), setup.rows)
+    warning = _growing(sweep.groups, setup.protocol["tuning_runs"])
+    remark(warning, quiet or not warning)
     if dry_run:
         _plan(sweep, rate, as_json)
         return
@@ -208,6 +212,26 @@ def _run(
         print_json({"out": str(out), "cells": sweep.total, "work": str(setup.work)})
         return
     say(f"{sweep.total:,} cells in {out}")
+
+
+def _growing(groups: Sequence[Group], tuning_runs: int) -> str:
+    """What to know before more draws or seeds are added to this sweep; empty if its cells will stay."""
+    from clinprompt.experiments.protocol import FULL
+
+    counts: dict[str, int] = {}
+    for group in groups:
+        if group.pool:
+            what = "seeds" if group.shots == FULL else "draws"
+            count = len({cell.seed if group.shots == FULL else cell.draw for cell in group.cells})
+            counts[what] = min(count, counts.get(what, count))
+    few = {what: count for what, count in counts.items() if count < tuning_runs}
+    if not few:
+        return ""
+    return (
+        f"{' and '.join(f'{what}: {count}' for what, count in few.items())}, fewer than `tuning_runs` ({tuning_runs}), "
+        "so all of them judge the trials. Should more be added later, those would judge too, and their cells be "
+        f"computed again: set `tuning_runs: {min(few.values())}` in the configuration now to keep the cells then."
+    )
 
 
 def _executor(name: str, workers: int | None, setup: Setup, sweep: Sweep, claims: Claims, bar: Any) -> Executor:
