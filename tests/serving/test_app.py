@@ -19,6 +19,7 @@ from clinprompt.evaluation.predict import predict_task
 from clinprompt.prompts.artifact import packaged_metaprompt, save_task
 from clinprompt.records import Record
 from clinprompt.serving.app import create_app
+from clinprompt.serving.batching import BatchLimits
 from clinprompt.serving.keys import create_key
 from clinprompt.serving.settings import ServerSettings
 from tests.models import tiny
@@ -241,3 +242,19 @@ def test_foreign_hosts_are_refused(backbone: Backbone, tmp_path: Path) -> None:
     with TestClient(create_app(service_on(folder, settings, backbone=backbone))) as client:
         assert client.get("/v1/tasks", headers={"Host": "evil.example"}).status_code == 403
         assert client.get("/v1/tasks", headers={"Host": "localhost:8000"}).status_code == 200
+
+
+def test_a_request_larger_than_the_queue_is_told_so_even_when_nobody_else_asks(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    folder = folder_of_tasks(tmp_path, backbone, ("summary",))
+    service = service_on(folder, ServerSettings(queue=4), backbone=backbone, limits=BatchLimits(waiting=4))
+    with TestClient(create_app(service)) as client:
+        for count, status in ((30, 413), (5, 413), (4, 200)):
+            found = client.post("/v1/tasks/summary/predict", json={"documents": ["x"] * count})
+            assert found.status_code == status and ("--max-queue" in found.text) == (status == 413)
+        raw = {"model": "summary", "prompt": ["x"] * 5, "max_tokens": 2}
+        assert client.post("/v1/completions", json=raw).status_code == 413
+        assert client.post("/v1/completions", json=raw | {"stream": True}).status_code == 413
+        assert service.admission.held == 0
+        assert 'refused_total{reason="queue"} 4.0' in client.get("/metrics").text

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 
@@ -18,7 +21,7 @@ from clinprompt.serving.service import Service
 from clinprompt.serving.settings import ServerSettings
 from clinprompt.serving.transformers_engine import TransformersEngine
 from tests.models import tiny
-from tests.serving.world import folder_of_tasks
+from tests.serving.world import folder_of_tasks, running, wait_until
 
 RAW = {"model": "summary", "prompt": "x", "max_tokens": 4}
 CHAT = {"model": "summary", "messages": [{"role": "user", "content": "She has gout."}]}
@@ -76,3 +79,66 @@ def test_a_stream_that_is_sent_to_its_end_is_booked_as_answered(backbone: Backbo
         assert data(client.post("/v1/completions", json=RAW | {"stream": True}).text)
         assert 'documents_total{task="summary"} 1.0' in client.get("/metrics").text
     assert outcomes(tmp_path) == ["answered"]
+
+
+class Slow(TransformersEngine):
+    """Takes its time for every question."""
+
+    seconds = 0.2
+
+    async def generate(self, question: Question) -> AsyncGenerator[Piece, None]:
+        await asyncio.sleep(self.seconds)
+        yield Piece("a", -0.1, "stop")
+
+    async def score(self, question: Question) -> tuple[float, ...]:
+        await asyncio.sleep(self.seconds)
+        return (-1.0,) * len(question.choices)
+
+
+def test_a_stream_has_one_deadline_for_all_its_questions(backbone: Backbone, tmp_path: Path) -> None:
+    with client_of(Slow(backbone), backbone, tmp_path, seconds=0.7) as client:
+        started = time.monotonic()
+        found = client.post("/v1/completions", json=RAW | {"prompt": ["x"] * 30, "stream": True})
+        assert time.monotonic() - started < 4  # 30 questions take 6 s
+        events = data(found.text)
+        assert events.pop()["error"]["type"] == "TimedOut" and 1 <= len(events) <= 4
+        assert 'refused_total{reason="time"} 1.0' in client.get("/metrics").text
+    assert outcomes(tmp_path) == ["TimedOut"]
+
+
+def test_a_late_choice_ends_a_stream_too(backbone: Backbone, tmp_path: Path) -> None:
+    engine = Slow(backbone)
+    engine.seconds = 30
+    content = json.dumps({"text": "x", "hypothesis": "y"})
+    asked = {"model": "follows", "messages": [{"role": "user", "content": content}], "stream": True}
+    with client_of(engine, backbone, tmp_path, seconds=0.1) as client:
+        assert data(client.post("/v1/chat/completions", json=asked).text)[-1]["error"]["type"] == "TimedOut"
+        engine.seconds = 0
+        assert data(client.post("/v1/chat/completions", json=asked).text)[1]["choices"][0]["delta"]["content"] == "yes"
+
+
+class Stuck(TransformersEngine):
+    """Never writes a token, and notes when it need not any more."""
+
+    asked = left = False
+
+    async def generate(self, question: Question) -> AsyncGenerator[Piece, None]:
+        self.asked = True
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            self.left = True
+        yield Piece("", 0.0, "stop")
+
+
+def test_a_client_that_leaves_before_the_first_token_frees_its_place(backbone: Backbone, tmp_path: Path) -> None:
+    engine = Stuck(backbone)
+    service = Service.of_folder(
+        folder_of_tasks(tmp_path, backbone, ("summary",)), engine, audit=tmp_path / "audit.jsonl"
+    )
+    with running(service) as server:
+        with pytest.raises(httpx.TimeoutException), httpx.Client(base_url=server.url, timeout=0.5) as client:
+            client.post("/v1/completions", json=RAW | {"stream": True})
+        wait_until(lambda: engine.left and service.admission.held == 0, 10)
+        assert engine.asked
+    assert outcomes(tmp_path) == ["Gone"]

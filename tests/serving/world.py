@@ -76,7 +76,7 @@ def running(
     listening.bind(("127.0.0.1", 0))
     port = listening.getsockname()[1]
     address = Address(port=port, tls_cert=tls[0] if tls else None, tls_key=tls[1] if tls else None)
-    own = server(create_app(service, teach), address)
+    own = server(create_app(service, teach), address, seconds=service.settings.seconds)
     thread = threading.Thread(target=own.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     until = time.monotonic() + 60

@@ -88,7 +88,12 @@ def serve(
     metaprompt: o.Metaprompts = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Answers under way at once.", rich_help_panel=LIMITS)] = 64,
     max_queue: Annotated[
-        int, typer.Option(min=1, help="Questions accepted and not answered; beyond: 429.", rich_help_panel=LIMITS)
+        int,
+        typer.Option(
+            min=1,
+            help="Questions held at once; beyond: 429, or 413 for one request.",
+            rich_help_panel=LIMITS,
+        ),
     ] = 4096,
     max_documents: Annotated[int, typer.Option(min=1, help="Per request.", rich_help_panel=LIMITS)] = 64,
     max_tokens: Annotated[int, typer.Option(min=64, help="Of one document.", rich_help_panel=LIMITS)] = 65_536,
@@ -154,7 +159,7 @@ def serve(
                 tasks, await made(), settings, keys=api_keys, audit=audit, metaprompts=tuple(metaprompt or ())
             )
             remark(f"{address.url} · {address.url}/docs · tasks of {tasks} · Ctrl-C finishes what was accepted", quiet)
-            await server(create_app(service, teach), address).serve(sockets=[listening])
+            await server(create_app(service, teach), address, seconds=timeout).serve(sockets=[listening])
 
         asyncio.run(run())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from clinprompt.serving.engine import EngineBusy
+from clinprompt.serving.problems import TooLarge
 
 
 class Admission:
@@ -14,11 +15,14 @@ class Admission:
         self._rate = 0.0  # questions a second of one request, smoothed
 
     def take(self, questions: int) -> None:
-        """Take places for all questions of a request or none. Raises EngineBusy with the time to wait.
-
-        A request that is larger than all places together is let in when nothing else is held.
-        """
-        if self.held and self.held + questions > self.capacity:
+        """Take places for all questions of a request or none. Raises EngineBusy with the time to wait; TooLarge for
+        more questions than there are places, for which no waiting helps."""
+        if questions > self.capacity:
+            raise TooLarge(
+                f"this request comes to {questions} questions and this server holds {self.capacity} at once "
+                "(--max-queue); send less at once."
+            )
+        if self.held + questions > self.capacity:
             raise EngineBusy(self.wait())
         self.held += questions
 

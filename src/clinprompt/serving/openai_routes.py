@@ -92,7 +92,7 @@ def router(service: Service) -> APIRouter:
         questions = await _raw(service, asked)
         held = _held(service, call, questions, [question.source for question in questions])
         if asked.stream:
-            return await _stream(held, _completion_events(service, call, questions))
+            return await _stream(call, held, _completion_events(service, call, questions))
         with held:
             work = gather([service.engine.answer(question) for question in questions])
             found = await until_gone(request, within(service, work))
@@ -125,7 +125,7 @@ def router(service: Service) -> APIRouter:
         questions = await _questions(service, task, asked)
         held = _held(service, call, questions, [_last(asked.messages)])
         if asked.stream:
-            return await _stream(held, _chat_events(service, call, questions))
+            return await _stream(call, held, _chat_events(service, call, questions))
         with held:
             found = await until_gone(request, within(service, gather([_said(service, one) for one in questions])))
         pieces = [piece for one in found for piece in one.pieces]
@@ -257,10 +257,14 @@ def _held(service: Service, call: _Call, questions: Sequence[Question], texts: S
     return stack
 
 
-async def _stream(held: ExitStack, events: AsyncGenerator[str, None]) -> Response:
+async def _stream(call: _Call, held: ExitStack, events: AsyncGenerator[str, None]) -> Response:
     """A stream whose first event is there, so that what can be refused is refused with a status."""
+
+    async def opening() -> str:
+        return await anext(events)
+
     try:
-        first = await anext(events)
+        first = await until_gone(call.request, opening())
     except BaseException:
         held.__exit__(*sys.exc_info())
         raise
@@ -278,28 +282,35 @@ async def _joined(first: str, rest: AsyncGenerator[str, None]) -> AsyncGenerator
             yield one
 
 
-async def _pieces(service: Service, question: Question) -> AsyncIterator[Piece]:
-    """The answer piece by piece, within the server's time."""
-    if question.choices:
-        for piece in (await within(service, _said(service, question))).pieces:
-            yield piece
-        return
-    until = time.monotonic() + service.settings.seconds
-    async with aclosing(service.engine.generate(question)) as pieces:
+async def _pieces(service: Service, question: Question, until: float) -> AsyncIterator[Piece]:
+    """The answer piece by piece, up to a moment of the monotonic clock. Raises TimedOut."""
+    async with aclosing(_unhurried(service, question)) as pieces:
         while True:
             try:
-                piece = await asyncio.wait_for(anext(pieces), max(0.0, until - time.monotonic()))
+                async with asyncio.timeout(until - time.monotonic()):
+                    piece = await anext(pieces)
             except StopAsyncIteration:
                 return
             except TimeoutError:
-                raise TimedOut(f"not answered within {service.settings.seconds:g} s.") from None
+                service.metrics.refused.labels("time").inc()
+                raise TimedOut(f"not answered within {service.settings.seconds:g} s; send less at once.") from None
+            yield piece
+
+
+async def _unhurried(service: Service, question: Question) -> AsyncGenerator[Piece, None]:
+    if question.choices:
+        for piece in (await _said(service, question)).pieces:
+            yield piece
+        return
+    async with aclosing(service.engine.generate(question)) as pieces:
+        async for piece in pieces:
             yield piece
 
 
 async def _completion_events(service: Service, call: _Call, questions: Sequence[Question]) -> AsyncGenerator[str, None]:
-    written = 0
+    written, until = 0, time.monotonic() + service.settings.seconds
     for index, question in enumerate(questions):
-        async for piece in _pieces(service, question):
+        async for piece in _pieces(service, question, until):
             written += 1
             if piece.text or piece.finish is not None:
                 choice = {"index": index, "text": piece.text, "logprobs": None, "finish_reason": piece.finish}
@@ -311,11 +322,11 @@ async def _completion_events(service: Service, call: _Call, questions: Sequence[
 
 async def _chat_events(service: Service, call: _Call, questions: Sequence[Question]) -> AsyncGenerator[str, None]:
     """Windows one after the other, line by line; the ends of each are trimmed as in whole answers."""
-    written, finishes = 0, []
+    written, finishes, until = 0, [], time.monotonic() + service.settings.seconds
     yield _chunk(call, {"role": "assistant", "content": ""}, None)
     for index, question in enumerate(questions):
         trimmer, before = Trimmer(), "\n" if index else ""
-        async for piece in _pieces(service, question):
+        async for piece in _pieces(service, question, until):
             written += 1
             text, before = before + trimmer.push(piece.text), ""
             if text:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import math
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from fastapi import FastAPI
 
 from clinprompt.errors import ClinpromptError
 
-GRACE_SECONDS = 150  # longer than any request may take
+GRACE_SECONDS = 30  # at the end, beyond what a request may take: reading it, and writing the answer down
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -83,8 +84,9 @@ def bound(address: Address) -> socket.socket:
     return found
 
 
-def server(app: FastAPI, address: Address, *, grace: int = GRACE_SECONDS) -> uvicorn.Server:
-    """A uvicorn server that logs no paths and lets requests finish. Its own lines go to the logger `uvicorn.error`."""
+def server(app: FastAPI, address: Address, *, seconds: float) -> uvicorn.Server:
+    """A uvicorn server that logs no paths and at its end lets requests finish, which may take `seconds` each. Its own
+    lines go to the logger `uvicorn.error`."""
     config = uvicorn.Config(
         app,
         host=address.host,
@@ -94,7 +96,7 @@ def server(app: FastAPI, address: Address, *, grace: int = GRACE_SECONDS) -> uvi
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=grace,
+        timeout_graceful_shutdown=math.ceil(seconds) + GRACE_SECONDS,
         lifespan="on",
     )
     return uvicorn.Server(config)

@@ -19,6 +19,7 @@ from clinprompt.serving.engine import Engine, EngineBusy, ServedTask, UnknownTas
 from clinprompt.serving.keys import Keys
 from clinprompt.serving.library import Library
 from clinprompt.serving.metrics import Metrics
+from clinprompt.serving.problems import TooLarge
 from clinprompt.serving.settings import ServerSettings
 
 log = logging.getLogger("clinprompt.serving")
@@ -48,10 +49,10 @@ class Service:
 
     @contextmanager
     def hold(self, questions: int) -> Iterator[None]:
-        """Places for the questions of a request. Raises EngineBusy, and counts that."""
+        """Places for the questions of a request. Raises EngineBusy or TooLarge, and counts that."""
         try:
             self.admission.take(questions)
-        except EngineBusy:
+        except (EngineBusy, TooLarge):
             self.metrics.refused.labels("queue").inc()
             raise
         started = time.monotonic()
