@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 class FakeVllm(httpx.AsyncBaseTransport):
     """`asked`: every request. `fails`: statuses (or exceptions) to answer with first. `hold`: answers wait for it.
-    `forgets`: whether it resets its prefix cache when it is told to."""
+    `forgets`: whether it resets its prefix cache when it is told to. `started`: when, as it tells in its metrics."""
 
     def __init__(self, folder: Path, *, longest: int = 1024) -> None:
         self.folder, self.longest = folder, longest
@@ -23,6 +23,7 @@ class FakeVllm(httpx.AsyncBaseTransport):
         self.fails: list[int | Exception] = []
         self.hold: asyncio.Event | None = None
         self.forgets = True
+        self.started: float | None = None
         self.load()
 
     def load(self) -> None:
@@ -44,6 +45,8 @@ class FakeVllm(httpx.AsyncBaseTransport):
                 return httpx.Response(200, json={"data": [model]})
             case "/v1/completions":
                 return self._complete(body)
+            case "/metrics" if self.started is not None:
+                return httpx.Response(200, text=f"# TYPE a gauge\nprocess_start_time_seconds {self.started}\n")
             case "/collective_rpc" if body == {"method": "reload_weights"}:
                 self.load()
                 return httpx.Response(200)

@@ -31,6 +31,9 @@ class Handler(BaseHTTPRequestHandler):
             return self._say(200, {"success": True})
         if self.headers["Authorization"] != f"Bearer {os.environ.get('VLLM_API_KEY')}":
             return self._say(401, {})
+        vocabulary = json.loads(Path(self.server.model, "config.json").read_text())["vocab_size"]  # type: ignore[attr-defined]
+        if max(body["prompt"]) >= vocabulary:
+            return self._say(400, {})
         top = {f"token_id:{index}": -9.0 for index in [END, *body["logprob_token_ids"]]}
         told = {"token_logprobs": [-0.5], "top_logprobs": [top]}
         self._say(200, {"choices": [{"token_ids": [END], "logprobs": told, "finish_reason": "stop"}]})

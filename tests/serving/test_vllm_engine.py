@@ -15,7 +15,7 @@ from clinprompt.prompts.artifact import TaskPrompt, load_task
 from clinprompt.records import Record
 from clinprompt.serving import bake as baking
 from clinprompt.serving import vllm_engine
-from clinprompt.serving.baked_manifest import read_manifest
+from clinprompt.serving.baked_manifest import MANIFEST, read_manifest
 from clinprompt.serving.constraint import Copied
 from clinprompt.serving.engine import EngineBusy, EngineClosed, Question, Sampling, UnknownTask
 from clinprompt.serving.predicting import answer, ask
@@ -267,10 +267,31 @@ def test_without_reloading_only_baked_tasks_are_served(place: Path) -> None:
 
 
 def test_another_model_is_noticed(place: Path, tmp_path: Path) -> None:
+    files = [place / "tasks" / "one.safetensors"]
+    baking.bake(files, tmp_path / "larger", backbone=str(place / "base"), room=400)
+
     async def main() -> None:
-        server = FakeVllm(place / "base")
-        with pytest.raises(BackboneError, match="another model"):
-            await over(VllmClient("http://vllm", transport=server), place / "baked")
+        for folder, how in ((place / "base", "smaller"), (tmp_path / "larger", "larger")):
+            server = FakeVllm(folder)
+            with pytest.raises(BackboneError, match=f"another model than .*baked: its vocabulary is {how}"):
+                await over(VllmClient("http://vllm", transport=server), place / "baked")
+
+    run(main())
+
+
+def test_a_folder_changed_since_the_server_started_is_noticed(place: Path, tmp_path: Path) -> None:
+    files = [place / "tasks" / f"{name}.safetensors" for name in NAMES]
+    baking.bake(files[:1], tmp_path / "baked", backbone=str(place / "base"))
+
+    async def main() -> None:
+        server = FakeVllm(tmp_path / "baked")
+        server.started = (tmp_path / "baked" / MANIFEST).stat().st_mtime - 0.9  # clocks of processes are coarse
+        client = VllmClient("http://vllm", transport=server)
+        await (await over(client, tmp_path / "baked")).add("one", load_task(files[0]))
+        server.started -= 60.0
+        with pytest.raises(BackboneError, match="Start vLLM again"):
+            await over(client, tmp_path / "baked")
+        assert await over(client, tmp_path / "baked", reloads=True)  # reads what is new when it is told to
 
     run(main())
 

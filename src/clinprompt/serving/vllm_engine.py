@@ -23,7 +23,7 @@ from clinprompt.evaluation.answerer import of_task
 from clinprompt.prompts.artifact import TaskPrompt
 from clinprompt.serving import bake
 from clinprompt.serving.baked import Baked, open_baked
-from clinprompt.serving.baked_manifest import SPELLED
+from clinprompt.serving.baked_manifest import MANIFEST, SPELLED
 from clinprompt.serving.detokenizing import Detokenizer, Stopper
 from clinprompt.serving.engine import (
     Desk,
@@ -41,6 +41,7 @@ from clinprompt.serving.vllm_client import Said, Spare, VllmClient
 from clinprompt.training.examples import task_codec
 
 PATIENCE = 60.0  # seconds that a new task waits for the rows of a former one
+STARTING = 3.0  # seconds: vLLM takes longer to come to its weights, and its clock counts whole ones
 MOST_FORBIDDEN = 1024  # entries of `logit_bias` that vLLM's model runner on GPUs holds for a request
 
 
@@ -287,8 +288,8 @@ class VllmEngine:
         tables = self._baked.manifest.tables
         if tables.room > MOST_FORBIDDEN:
             raise TaskError(
-                f"this baked model has room for {tables.room} prompt tokens, and vLLM can forbid {MOST_FORBIDDEN} of them, "
-                f"which is needed when {why}. Ask for a greedy answer that is not constrained, or bake with "
+                f"this baked model has room for {tables.room} prompt tokens; vLLM can forbid {MOST_FORBIDDEN}, which it "
+                f"has to when {why}. Ask for a greedy answer that is not constrained, or bake with "
                 f"--room {MOST_FORBIDDEN - 64} or less."
             )
         return {str(index): -100.0 for index in range(tables.rows, tables.rows + tables.room)}
@@ -361,16 +362,29 @@ async def over(client: VllmClient, folder: Path, *, waiting: int = 4096, reloads
     context = min(longest, baked.text.context)
     engine = VllmEngine(baked, client, str(fitting[0]["id"]), context, waiting=waiting, reloads=reloads)
     await _same_model(engine, baked)
+    if not reloads:
+        await _unchanged(client, folder)
     return engine
 
 
 async def _same_model(engine: VllmEngine, baked: Baked) -> None:
     """The last row of the vocabulary exists there and one behind it does not: the server has this folder loaded."""
     tables, probe = baked.manifest.tables, {"model": engine._served, "add_special_tokens": False}
-    last = tables.rows + tables.room - 1
+    last, other = tables.rows + tables.room - 1, f"the vLLM server at {engine.client.url} has another model than"
     try:
         await engine.client.next_logprobs(probe | {"prompt": [last]}, [last])
     except TaskError:
+        raise BackboneError(f"{other} {baked.folder}: its vocabulary is smaller.") from None
+    with contextlib.suppress(TaskError):  # as it should be: there is no such token
+        await engine.client.next_logprobs(probe | {"prompt": [last + 1]}, [last])
+        raise BackboneError(f"{other} {baked.folder}: its vocabulary is larger.")
+
+
+async def _unchanged(client: VllmClient, folder: Path) -> None:
+    """Refuse a folder that was changed after the server was started, if that tells when: it has read other rows."""
+    started = await client.metric("process_start_time_seconds")
+    if started and (folder / MANIFEST).stat().st_mtime > started + STARTING:
         raise BackboneError(
-            f"the vLLM server at {engine.client.url} has another model than {baked.folder}: its vocabulary is smaller."
-        ) from None
+            f"{folder} was changed after the vLLM server at {client.url} was started, which reads it only then. Start "
+            "vLLM again."
+        )
