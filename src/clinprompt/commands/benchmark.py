@@ -229,7 +229,7 @@ def _growing(groups: Sequence[Group], tuning_runs: int) -> str:
         return ""
     return (
         f"{' and '.join(f'{what}: {count}' for what, count in few.items())}, fewer than `tuning_runs` ({tuning_runs}), "
-        "so all of them judge the trials. Should more be added later, those would judge too, and their cells be "
+        "so all of them judge the trials. Should more be added later, those would judge too, and all cells be "
         f"computed again: set `tuning_runs: {min(few.values())}` in the configuration now to keep the cells then."
     )
 

@@ -16,6 +16,7 @@ from clinprompt.experiments.claims import Claims
 from clinprompt.experiments.energy import EnergyMeter
 from clinprompt.experiments.lines import machine
 from clinprompt.experiments.results import MetaLine
+from clinprompt.experiments.spending import SAVE_EVERY
 from clinprompt.experiments.store import read_json, write_json
 from clinprompt.experiments.workbench import Workbench
 from clinprompt.methods.registry import METHODS, MethodSpec
@@ -120,7 +121,8 @@ def _line(bench: Workbench, name: str, seed: int, learned: Learned, clock: Stage
 
 @dataclass
 class StageClock:
-    """A progress callback that sums seconds and joules per stage, in one file for the teachers and one for the rest.
+    """A progress callback that sums seconds and joules per stage, in one file for the teachers and one for the rest,
+    which are written every few seconds.
 
     What variants share is counted in each of them: a line says what its metaprompt would have cost alone.
     """
@@ -140,6 +142,7 @@ class StageClock:
             self.energy |= kept["joules"]
             self.measured = self.measured and kept["measured"]
         self._began, self._meter = time.monotonic(), EnergyMeter()
+        self._saved = self._began
 
     @property
     def seconds(self) -> float:
@@ -155,6 +158,9 @@ class StageClock:
         self.energy[stage] = self.energy.get(stage, 0.0) + (joules or 0.0)
         self.measured = self.measured and joules is not None
         self._began, self._meter = now, EnergyMeter()
+        if now - self._saved >= SAVE_EVERY:
+            self.save()
+            self._saved = now
         if self.shown:
             self.shown(f"{self.name}: {stage}", done, total, loss)
 

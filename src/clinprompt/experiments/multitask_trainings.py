@@ -66,7 +66,8 @@ def learn_once(bench: MultitaskBench, name: str, trial: int, seed: int, progress
         return Learned(load_multitask(folder / FILE), losses, Cost(**note["cost"]))
     settings = bench.training_settings(name, trial, seed)
     with Spending(folder / SPENT) as spent:
-        learned = learn_multitask(bench.backbone, bench.trainees(), settings, folder, progress=named(name, progress))
+        told = spent.progress(named(name, progress))
+        learned = learn_multitask(bench.backbone, bench.trainees(), settings, folder, progress=told)
     planned = plan_multitask(bench.backbone, learned.examples, settings).stages[0]
     cost = Cost(planned.parameters, planned.flops, spent.cost.seconds, spent.cost.joules)
     losses = tuple(learned.fit.validation.tolist())
@@ -86,7 +87,7 @@ def searched(bench: MultitaskBench, name: str, progress: Progress | None = None)
         return found
     folder, settings, sources = bench.search_folder(name), bench.search_settings(), bench.searched_on(name)
     with Spending(folder / SPENT) as spent:
-        result = search(bench.backbone, sources, settings, folder, progress=progress)
+        result = search(bench.backbone, sources, settings, folder, progress=spent.progress(progress))
     examples = search_examples(bench.backbone, sources, settings)
     planned = plan_search(bench.backbone, examples, settings)
     found = {"architecture": result.architecture.model_dump(mode="json"), "trials": result.trials}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +11,9 @@ from typing import Any, Self
 
 from clinprompt.experiments.energy import EnergyMeter
 from clinprompt.experiments.store import read_json, write_json
+
+SAVE_EVERY = 5.0
+"""Seconds between two notes of what is being spent: what a `kill -9` may lose. Our choice."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Spending:
     """Measures what is done inside it: ``with Spending(path) as spent: …``, then `spent.cost` in seconds and joules.
 
     `note`: a JSON file that keeps the count, also when the work is interrupted; the next time continues from it. It is
-    there from the beginning and says `about` besides. None: nothing is kept.
+    there from the beginning, is written again every few seconds where the work reports `progress`, and says `about`
+    besides. None: nothing is kept.
     """
 
     note: Path | None
@@ -45,14 +49,30 @@ class Spending:
         if found is not None:
             self.cost = Cost(seconds=found["seconds"], joules=found["joules"])
         else:
-            self._write()
+            self._write(self.cost)
         self._began, self._meter = time.monotonic(), EnergyMeter()
+        self._saved = self._began
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.cost += Cost(seconds=time.monotonic() - self._began, joules=self._meter.joules())
-        self._write()
+        self.cost = self._so_far()
+        self._write(self.cost)
 
-    def _write(self) -> None:
+    def progress(self, shown: Callable[..., None] | None = None) -> Callable[..., None]:
+        """A progress callback that keeps the note up to date, and passes on what it is told."""
+
+        def told(*arguments: Any) -> None:
+            if time.monotonic() - self._saved >= SAVE_EVERY:
+                self._write(self._so_far())
+                self._saved = time.monotonic()
+            if shown:
+                shown(*arguments)
+
+        return told
+
+    def _so_far(self) -> Cost:
+        return self.cost + Cost(seconds=time.monotonic() - self._began, joules=self._meter.joules())
+
+    def _write(self, cost: Cost) -> None:
         if self.note:
-            write_json(self.note, {**self.about, "seconds": self.cost.seconds, "joules": self.cost.joules})
+            write_json(self.note, {**self.about, "seconds": cost.seconds, "joules": cost.joules})

@@ -125,7 +125,7 @@ def train_together(
             plans,
             prompt_length=None if spec.needs_metaprompt else bench.prompt_length(),
             checkpoint=checkpoint,
-            progress=progress,
+            progress=spent.progress(progress),
             tolerant=True,  # a rate of the grid that is too high is not chosen; it ends no sweep
         )
     costs = _costs(bench, rows, settings, metaprompt, spent.cost)
