@@ -40,7 +40,7 @@ def byte_tokenizer(bos: bool = False) -> Any:
 
 
 def tiny(kind: str = "llama", *, seed: int = 0, bos: bool = False, chat: bool = False, **config: Any) -> Backbone:
-    """A backbone of class `kind`: llama, gpt_oss, qwen3, gemma2, gpt2, t5, mt5 or bart; width 32, 2 layers."""
+    """A backbone of class `kind`: llama, phi, gpt_oss, qwen3, gemma2, gpt2, t5, mt5 or bart; width 32, 2 layers."""
     torch.manual_seed(seed)
     model = _model(kind, config)
     model.generation_config.eos_token_id = 2
@@ -67,6 +67,8 @@ def _model(kind: str, extra: dict[str, Any]) -> Any:
     }
     if kind == "llama":
         return transformers.LlamaForCausalLM(transformers.LlamaConfig(**decoder | extra))
+    if kind == "phi":  # its head has a bias
+        return transformers.PhiForCausalLM(transformers.PhiConfig(**decoder | extra))
     if kind == "qwen3":
         return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**decoder | {"head_dim": 8} | extra))
     if kind == "gemma2":

@@ -142,6 +142,26 @@ def test_logits_of_the_backbones_own_tokens_do_not_change(base: Path, baked: Pat
     assert torch.equal(before.get_input_embeddings().weight, after.get_input_embeddings().weight[: own.shape[-1]])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_head_with_a_bias_keeps_it_and_leaves_new_tokens_no_probability(dtype: str, tmp_path: Path) -> None:
+    base = save_model(tmp_path / "base", "phi")
+    model = AutoModelForCausalLM.from_pretrained(base)
+    torch.nn.init.normal_(model.lm_head.bias, std=3.0, generator=torch.Generator().manual_seed(0))
+    model.save_pretrained(base)
+    backbone = loaded(base, dtype)
+    [file] = save_tasks(tmp_path / "tasks", backbone, ("one",))
+    baking.bake([file], tmp_path / "baked", backbone=str(base), dtype=dtype)
+    assert check(tmp_path / "baked") == []
+    opened = open_baked(tmp_path / "baked")
+    prompt = load_task(file).prompt
+    assert baked_answers(opened, "one", backbone.end_ids) == soft_answers(backbone, prompt, "start")
+    found = baked_logits(opened, "one", getattr(torch, dtype))
+    expected, rows = soft_logits(backbone, prompt), opened.manifest.tables.rows
+    scale = float(expected.abs().max())
+    assert torch.allclose(found[:rows], expected, rtol=0, atol=scale * (1e-5 if dtype == "float32" else 2e-2))
+    assert float(found.softmax(0)[rows:].max()) == 0.0
+
+
 # --- words that are never said ----------------------------------------------------------------------------------------
 
 

@@ -192,9 +192,11 @@ def _write_weights(
             f"{folder}: its tokenizer has {len(text.tokenizer)} tokens and its embedding table {rows} rows; the tokens "
             "beyond them mean nothing to the model. Use the tokenizer that belongs to it."
         )
-    weight_map = weights.write_body(folder, known, {embedding, head}, out)
-    weights.write_tables(out, (embedding, table), (head, head_table), size, dtype)
-    weight_map |= {embedding: weights.EMBEDDING, head: weights.HEAD}
+    bias = head.removesuffix(".weight") + ".bias"
+    biases = {bias: weights.read_tensor(known[bias], bias)} if bias in known else {}
+    weight_map = weights.write_body(folder, known, {embedding, head, *biases}, out)
+    weights.write_tables(out, (embedding, table), (head, head_table), size, dtype, biases)
+    weight_map |= {embedding: weights.EMBEDDING, head: weights.HEAD} | dict.fromkeys(biases, weights.HEAD)
     total = sum(path.stat().st_size for path in out.glob("*.safetensors"))
     write_json(out / weights.INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
     place = weights.places(out / weights.EMBEDDING)[embedding]

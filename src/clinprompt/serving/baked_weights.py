@@ -2,7 +2,7 @@
 
     model-body-….safetensors    everything but the two vocabulary tables: the backbone's own bytes, written once
     model-embedding.safetensors (V + R, d): the backbone's V rows, then R rows for prompts, zero while free
-    model-head.safetensors      (V + R, d): the backbone's V rows, then R times their mean
+    model-head.safetensors      (V + R, d): the backbone's V rows, then R times their mean; its bias, if it has one
 
 A prompt that is added or removed is l·d numbers written in place into the embedding file, at rows that no token
 refers to at that moment; no other tensor changes. The head is always stored on its own, also for backbones that tie it
@@ -12,6 +12,7 @@ Why the mean: with h the final hidden state and w_i the backbone's head rows, th
 mean_i(w_i·h) ≤ max_i(w_i·h), with equality only if all logits are equal. So greedy decoding never chooses it, whatever
 h is. By Jensen's inequality its probability is at most the mean probability of a backbone token, below 1/V. A row with
 probability zero for every h does not exist in a head without bias: −h turns the smallest logit into the largest.
+A head with a bias (Phi) gets a bias of −10,000 for the new tokens, too, which leaves them no probability.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from clinprompt.errors import ArtifactError, BackboneError
 INDEX = "model.safetensors.index.json"
 EMBEDDING, HEAD = "model-embedding.safetensors", "model-head.safetensors"
 BLOCK = 1 << 22
+NEVER = -1e4  # bias of a new token: exp of it is 0, and sums with it are numbers in 16 bits as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,19 +140,27 @@ def _copy_tensors(source: Path, target: Path, kept: list[str]) -> None:
 
 
 def write_tables(
-    out: Path, embedding: tuple[str, Tensor], head: tuple[str, Tensor], room: int, dtype: torch.dtype
+    out: Path,
+    embedding: tuple[str, Tensor],
+    head: tuple[str, Tensor],
+    room: int,
+    dtype: torch.dtype,
+    biases: dict[str, Tensor],
 ) -> None:
-    """Both vocabulary tables with `room` more rows."""
+    """Both vocabulary tables with `room` more rows, and the head's bias (V,), where it has one, with as many more."""
     name, table = embedding
     spare = torch.zeros(room, table.shape[1], dtype=dtype)
-    _save(out / EMBEDDING, name, torch.cat([table.to(dtype), spare]))
+    _save(out / EMBEDDING, {name: torch.cat([table.to(dtype), spare])})
     name, table = head
-    _save(out / HEAD, name, torch.cat([table.to(dtype), unreachable(table, room, dtype)]))
+    tensors = {name: torch.cat([table.to(dtype), unreachable(table, room, dtype)])}
+    for name, bias in biases.items():
+        tensors[name] = torch.cat([bias.to(dtype), torch.full((room,), NEVER, dtype=dtype)])
+    _save(out / HEAD, tensors)
 
 
-def _save(path: Path, name: str, tensor: Tensor) -> None:
+def _save(path: Path, tensors: dict[str, Tensor]) -> None:
     # Not `save_file`: it makes files that only their owner may read, and a model is shared.
-    path.write_bytes(save({name: tensor}, metadata={"format": "pt"}))
+    path.write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
 def unreachable(table: Tensor, room: int, dtype: torch.dtype) -> Tensor:

@@ -288,8 +288,8 @@ class VllmEngine:
         tables = self._baked.manifest.tables
         if tables.room > MOST_FORBIDDEN:
             raise TaskError(
-                f"this baked model has room for {tables.room} prompt tokens; vLLM can forbid {MOST_FORBIDDEN}, which it "
-                f"has to when {why}. Ask for a greedy answer that is not constrained, or bake with "
+                f"this baked model has room for {tables.room} prompt tokens and vLLM forbids {MOST_FORBIDDEN} at most, "
+                f"which it has to when {why}. Ask for a greedy answer that is not constrained, or bake with "
                 f"--room {MOST_FORBIDDEN - 64} or less."
             )
         return {str(index): -100.0 for index in range(tables.rows, tables.rows + tables.room)}
