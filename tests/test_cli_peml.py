@@ -37,6 +37,9 @@ def test_a_search_is_trained_on_and_its_architecture_taken_back(tmp_path: Path) 
         found["trials"][0]["discrete_loss"] - found["trials"][0]["relaxed_loss"]
     )
     assert set(found["trained"]["validation_loss"]) == {"find-problems", "infer"}
+    refused = error(*asked, "--trials", 2, "--then", "continue")
+    assert "was trained with the best of 1 trials; the best of 2 may be another" in refused
+    assert not list(out.glob("trial-002*"))  # before anything is searched
     again = run("search", *asked[1:])
     assert "trial" in again and "architecture.yaml" in again
     card = run_json("inspect", out / "adapter-continued" / "multitask.safetensors", "--task", "infer")["card"]

@@ -15,8 +15,9 @@ from clinprompt.errors import ArtifactError, BackboneError, TrainingError
 from clinprompt.prompts.artifact import load_task, save_task
 from clinprompt.prompts.multitask import MultitaskAdapter, load_multitask, save_multitask
 from clinprompt.training import loop as looping
+from clinprompt.training.identity import digest_of
 from clinprompt.training.learn import source_examples
-from clinprompt.training.multitask import FILE, MultitaskSettings, learn_multitask
+from clinprompt.training.multitask import FILE, MultitaskSettings, learn_multitask, run_identity
 from clinprompt.training.multitask_banks import MULTITASK_METHODS, multitask_bank
 from clinprompt.training.settings import LoopSettings
 from tests.models import tiny
@@ -117,3 +118,28 @@ def test_early_stopping_of_a_shared_adapter_stops_tasks_without_validation_too(
     assert float(found.fit.validation[0]) == 1.0 and math.isnan(float(found.fit.validation[1]))
     for name, values in short.adapter.tensors.items():
         assert torch.equal(found.adapter.tensors[name], values)
+
+
+def test_a_given_start_is_part_of_what_a_run_is(tmp_path: Path) -> None:
+    """Two starts of the same shape are two runs; the same start again continues."""
+    backbone = tiny()
+    starts = {}
+    for name, seed in (("one", 1), ("same", 1), ("other", 2)):
+        starts[name] = multitask_bank(backbone, 3, "lora", {}, seed)
+    one = learn_multitask(backbone, sources(), settings("lora"), tmp_path, bank=starts["one"])  # type: ignore[arg-type]
+    same = learn_multitask(backbone, sources(), settings("lora"), tmp_path, bank=starts["same"])  # type: ignore[arg-type]
+    assert same.adapter.card.digest == one.adapter.card.digest
+    with pytest.raises(TrainingError, match="holds a run with other settings"):
+        learn_multitask(backbone, sources(), settings("lora"), tmp_path, bank=starts["other"])  # type: ignore[arg-type]
+
+
+def test_the_identity_of_a_run_without_a_given_start_is_what_it_was() -> None:
+    """Evidence is filed under it."""
+    backbone = tiny()
+    bank = multitask_bank(backbone, 2, "lora", {})
+    described = settings("lora").model_dump(mode="json")
+    described["loop"].pop("checkpoint_every")
+    shapes = {name: list(values.shape) for name, values in bank.values().items()}
+    assert run_identity(backbone, settings("lora"), bank, []) == digest_of(
+        [backbone.fingerprint, described, shapes, []]
+    )

@@ -90,6 +90,8 @@ def search(
     overrides: dict[str, Any] = {"trials": trials, "limit": limit, "seed": seed, "relax.loop.steps": train_steps}
     overrides |= {"relax.rule": rule, "relax.loop.learning_rate": learning_rate, "relax.lora.rank": rank}
     settings = load_settings(searching.SearchSettings, config, overrides)
+    if then is not None:
+        _check_trained(_trained_folder(out, then), out, settings)
     model = o.ModelChoice(backbone, dtype, device, quantise, autocast).load(api.EMBEDDED)
     sources = api.source_tasks(suite, data_dir)
     began = time.monotonic()
@@ -98,9 +100,26 @@ def search(
         trained = None
         if then is not None:
             start = searching.best_bank(model, sources, settings, out, found) if then == "continue" else None
-            trained = _train(model, sources, settings, found, out, start, then_steps, steps(bar, "peml"))
+            into = _trained_folder(out, then)
+            trained = _train(model, sources, settings, found, into, start, then_steps, steps(bar, "peml"))
     remark(f"done in {duration(time.monotonic() - began)}", quiet or as_json)
     _report(found, settings, out, trained, as_json)
+
+
+def _trained_folder(out: Path, then: str) -> Path:
+    return out / f"{TRAINED}-{'continued' if then == 'continue' else 'retrained'}"
+
+
+def _check_trained(trained: Path, out: Path, settings: SearchSettings) -> None:
+    """More trials may find a better network; what was trained with the former one is told before they are paid for."""
+    from clinprompt.training.search import concluded_trials
+
+    known = concluded_trials(out)
+    if trained.exists() and known < settings.trials:
+        raise TrainingError(
+            f"{trained}: was trained with the best of {known} trials; the best of {settings.trials} may be another. "
+            "Move or delete that folder, or search without --then first and look whether the best has changed."
+        )
 
 
 def _train(
@@ -108,7 +127,7 @@ def _train(
     sources: list[SourceTask],
     settings: SearchSettings,
     found: Searched,
-    out: Path,
+    folder: Path,
     start: SharedBank | None,
     longest: int | None,
     progress: Any,
@@ -125,7 +144,6 @@ def _train(
         overrides[name] = getattr(settings, name)
     overrides["loop.steps"] = longest
     chosen = api.multitask_settings("peml", None, overrides)
-    folder = out / f"{TRAINED}-{'continued' if start else 'retrained'}"
     return learn_multitask(model, sources, chosen, folder, bank=start, progress=progress)
 
 

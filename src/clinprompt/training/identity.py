@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from clinprompt.backbone.encoding import Encoded
 from clinprompt.backbone.model import Backbone
@@ -35,6 +37,16 @@ def examples_digest(examples: Sequence[Encoded]) -> str:
     for example in examples:
         digest.update(example.ids.tobytes())
         digest.update(f"{example.context},{example.insert_at};".encode())
+    return digest.hexdigest()[:16]
+
+
+def values_digest(values: Mapping[str, Tensor]) -> str:
+    """Identity of tensors by name, shape and every number."""
+    digest = hashlib.sha256()
+    for name in sorted(values):
+        numbers = values[name].detach().cpu().contiguous().numpy()
+        digest.update(f"{name} {numbers.dtype} {numbers.shape};".encode())
+        digest.update(numbers.tobytes())
     return digest.hexdigest()[:16]
 
 

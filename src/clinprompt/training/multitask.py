@@ -21,7 +21,7 @@ from clinprompt.backbone.presets import PromptPosition
 from clinprompt.errors import TrainingError
 from clinprompt.prompts.multitask import MultitaskAdapter, save_multitask
 from clinprompt.training.batching import TaskExamples
-from clinprompt.training.identity import digest_of, task_digests
+from clinprompt.training.identity import digest_of, task_digests, values_digest
 from clinprompt.training.learn import SourceTask, claim_folder, source_examples, trained_card
 from clinprompt.training.loop import Fit, Problem, fit
 from clinprompt.training.multitask_banks import MultitaskBank, adapter_settings, multitask_bank, multitask_method
@@ -70,7 +70,8 @@ def learn_multitask(
 ) -> MultitaskLearned:
     """Train one adapter on all tasks into `folder` (checkpoint, multitask.safetensors); the same call continues.
 
-    `bank`: one that was begun elsewhere, of `settings.method`; default: as the method starts. Raises TrainingError for
+    `bank`: one that was begun elsewhere, of `settings.method`, whose values are part of what the run is; default: as
+    the method starts. Raises TrainingError for
     repeated names or a folder that holds another run, BackboneError where the method does not fit the backbone.
     """
     _check(sources)
@@ -78,10 +79,11 @@ def learn_multitask(
     chosen = adapter_settings(settings.method, settings.adapter)
     update = {"window": settings.window or backbone.preset.window, "adapter": chosen.model_dump(mode="json")}
     settings = settings.model_copy(update=update)
+    start = None if bank is None else values_digest(bank.values())
     bank = bank or multitask_bank(backbone, len(sources), settings.method, settings.adapter, settings.seed)
     position: PromptPosition = "front" if bank.length else backbone.preset.prompt_position
     examples = [source_examples(backbone, source, settings, bank.length, position) for source in sources]
-    run = run_identity(backbone, settings, bank, examples)
+    run = run_identity(backbone, settings, bank, examples, start)
     claim_folder(folder, run, settings, processes)
     result = fit(
         backbone,
@@ -127,13 +129,19 @@ def multitask_problem(bank: MultitaskBank, examples: Sequence[TaskExamples], set
 
 
 def run_identity(
-    backbone: Backbone, settings: MultitaskSettings, bank: MultitaskBank, examples: Sequence[TaskExamples]
+    backbone: Backbone,
+    settings: MultitaskSettings,
+    bank: MultitaskBank,
+    examples: Sequence[TaskExamples],
+    start: str | None = None,
 ) -> str:
-    """Hash of everything that decides the result; how often checkpoints are written does not."""
+    """Hash of everything that decides the result; how often checkpoints are written does not. `start`: the digest of a
+    bank that was begun elsewhere; how a method starts by itself follows from the settings."""
     described = settings.model_dump(mode="json")
     described["loop"].pop("checkpoint_every")
     shapes = {name: list(values.shape) for name, values in bank.values().items()}
-    return digest_of([backbone.fingerprint, described, shapes, task_digests(examples)])
+    begun = [] if start is None else [start]
+    return digest_of([backbone.fingerprint, described, shapes, task_digests(examples), *begun])
 
 
 def _check(sources: Sequence[SourceTask]) -> None:

@@ -126,6 +126,12 @@ def best_bank(
     return continued(found, len(sources))
 
 
+def concluded_trials(folder: Path) -> int:
+    """How many trials the last conclusion in this folder was drawn from; 0 before the first."""
+    record = folder / RECORD
+    return len(json.loads(record.read_text(encoding="utf-8"))["trials"]) if record.is_file() else 0
+
+
 def search_examples(backbone: Backbone, sources: Sequence[SourceTask], settings: SearchSettings) -> list[TaskExamples]:
     """Examples that fit beside the longest prefix, so that all trials see the same."""
     shared = {name: getattr(settings, name) for name in ("limit", "validation_records", "target_reserve")}
