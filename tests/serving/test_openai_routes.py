@@ -142,3 +142,61 @@ def test_a_client_that_leaves_before_the_first_token_frees_its_place(backbone: B
         wait_until(lambda: engine.left and service.admission.held == 0, 10)
         assert engine.asked
     assert outcomes(tmp_path) == ["Gone"]
+
+
+def test_a_stream_tells_the_log_probabilities_of_the_whole_answer(backbone: Backbone, tmp_path: Path) -> None:
+    with client_of(TransformersEngine(backbone), backbone, tmp_path) as client:
+        raw = RAW | {"prompt": ["x", "She took"], "max_tokens": 8, "logprobs": 1}
+        whole = client.post("/v1/completions", json=raw).json()["choices"]
+        streamed = [one["choices"][0] for one in data(client.post("/v1/completions", json=raw | {"stream": True}).text)]
+        for index, choice in enumerate(whole):
+            parts = [one["logprobs"] for one in streamed if one["index"] == index]
+            for key in ("tokens", "text_offset"):
+                assert [value for part in parts for value in part[key]] == choice["logprobs"][key]
+            found = [value for part in parts for value in part["token_logprobs"]]
+            assert found == pytest.approx(choice["logprobs"]["token_logprobs"], abs=1e-4) and len(found) > 1
+        follows = {"role": "user", "content": json.dumps({"text": "x", "hypothesis": "y"})}
+        for chat in (CHAT, {"model": "follows", "messages": [follows]}):
+            asked = chat | {"logprobs": True}
+            [choice] = client.post("/v1/chat/completions", json=asked).json()["choices"]
+            chunks = data(client.post("/v1/chat/completions", json=asked | {"stream": True}).text)
+            parts = [one["choices"][0]["logprobs"] for one in chunks]
+            tokens = [token for part in parts if part is not None for token in part["content"]]
+            assert [one["token"] for one in tokens] == [one["token"] for one in choice["logprobs"]["content"]]
+            assert (
+                "".join(one["choices"][0]["delta"].get("content", "") for one in chunks)
+                == (choice["message"]["content"])
+            )
+
+
+def test_parameters_that_could_do_nothing_are_refused_by_name(backbone: Backbone, tmp_path: Path) -> None:
+    closed = {"model": "follows", "messages": [{"role": "user", "content": '{"text": "x", "hypothesis": "y"}'}]}
+    structured = CHAT | {"response_format": {"type": "json_object"}}
+    without = structured | {"model": "tiny-llama"}
+    refused: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (closed, {"temperature": 0.5}),
+        (closed, {"stop": ["e"]}),
+        (closed, {"max_tokens": 1}),
+        (closed, {"max_completion_tokens": 1, "max_tokens": 60}),
+        (structured, {"temperature": 1}),
+        (structured, {"stop": "e"}),
+        (structured, {"max_tokens": 3}),
+        (structured, {"max_completion_tokens": 3}),
+        (structured, {"logprobs": True}),
+        (without, {"response_format": {"type": "json_object"}}),
+    ]
+    fine: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (closed, {"temperature": 0, "stop": None, "max_tokens": 60, "top_p": 0.5, "seed": 3}),
+        (structured, {"temperature": 0, "stop": None, "max_tokens": None, "logprobs": False}),
+        (CHAT, {"temperature": 0.5, "stop": "e", "max_tokens": 3, "logprobs": True}),
+        (without, {"response_format": {"type": "text"}}),
+    ]
+    with client_of(TransformersEngine(backbone), backbone, tmp_path) as client:
+        for streams in (False, True):
+            for base, given in refused:
+                found = client.post("/v1/chat/completions", json=base | given | {"stream": streams})
+                assert found.status_code == 422, (given, found.text)
+                assert found.json()["error"]["message"].startswith(f"{next(iter(given))}: ")
+            for base, given in fine:
+                found = client.post("/v1/chat/completions", json=base | given | {"stream": streams})
+                assert found.status_code == 200 and '"error"' not in found.text, (given, found.text)

@@ -20,6 +20,7 @@ from fastapi.responses import Response
 from pydantic import ValidationError
 
 from clinprompt.errors import TaskError
+from clinprompt.serving import openai_logprobs as logprobs_of
 from clinprompt.serving.access import allowed
 from clinprompt.serving.detokenizing import Trimmer
 from clinprompt.serving.documents import answer_of, record_of, require_fields
@@ -44,6 +45,7 @@ from clinprompt.serving.schemas import Document
 from clinprompt.serving.service import Service
 from clinprompt.serving.streams import HeldStream, event
 
+UNSTRUCTURED = ("temperature", "stop", "max_tokens", "max_completion_tokens", "logprobs")
 BACKBONE_LIMIT = 128  # tokens written without a task, where the request names no limit
 
 
@@ -55,7 +57,8 @@ class _Call:
     id: str
     created: int
     model: str
-    usage: bool = False
+    usage: bool = False  # whether a stream tells it
+    logprobs: bool = False
 
     def head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
@@ -88,7 +91,7 @@ def router(service: Service) -> APIRouter:
     )
     async def completions(asked: CompletionRequest, request: Request) -> Completion | Response:
         """Continue a text behind a task's prompt."""
-        call = _call(request, asked.model, asked.stream_options is not None and asked.stream_options.include_usage)
+        call = _call(request, asked, asked.logprobs is not None)
         questions = await _raw(service, asked)
         held = _held(service, call, questions, [question.source for question in questions])
         if asked.stream:
@@ -103,7 +106,7 @@ def router(service: Service) -> APIRouter:
                     index=index,
                     text=_written(one),
                     finish_reason=one.finish,
-                    logprobs=None if asked.logprobs is None else _logprobs(one.pieces),
+                    logprobs=logprobs_of.text(one.pieces) if call.logprobs else None,
                 )
                 for index, one in enumerate(found)
             ],
@@ -118,9 +121,9 @@ def router(service: Service) -> APIRouter:
     )
     async def chat(asked: ChatRequest, request: Request) -> ChatCompletion | Response:
         """Ask a task about the last user message, or the backbone to continue the conversation."""
-        call = _call(request, asked.model, asked.stream_options is not None and asked.stream_options.include_usage)
+        call = _call(request, asked, asked.logprobs)
         task = _task(service, asked.model)
-        if task is not None and asked.response_format is not None and asked.response_format.type == "json_object":
+        if asked.response_format is not None and asked.response_format.type == "json_object":
             return await _structured(service, call, task, asked)
         questions = await _questions(service, task, asked)
         held = _held(service, call, questions, [_last(asked.messages)])
@@ -135,7 +138,7 @@ def router(service: Service) -> APIRouter:
                 ChatChoice(
                     message=Said(content="\n".join(one.text for one in found)),
                     finish_reason=_finish(one.finish for one in found),
-                    logprobs={"content": [_token(piece) for piece in pieces]} if asked.logprobs else None,
+                    logprobs=logprobs_of.chat(pieces) if call.logprobs else None,
                 )
             ],
             usage=await _usage(service, questions, len(pieces)),
@@ -147,8 +150,9 @@ def router(service: Service) -> APIRouter:
 # -- what is asked -----------------------------------------------------------------------------------------------------
 
 
-def _call(request: Request, model: str, usage: bool) -> _Call:
-    return _Call(request, f"cmpl-{request.state.request_id}", int(time.time()), model, usage)
+def _call(request: Request, asked: CompletionRequest | ChatRequest, logprobs: bool) -> _Call:
+    usage = asked.stream_options is not None and asked.stream_options.include_usage
+    return _Call(request, f"cmpl-{request.state.request_id}", int(time.time()), asked.model, usage, logprobs)
 
 
 def _task(service: Service, model: str) -> ServedTask | None:
@@ -179,10 +183,23 @@ async def _questions(service: Service, task: ServedTask | None, asked: ChatReque
         await require_size(service, [record_of(0, text)])
         return [Question(None, text, limit=limit, sampling=sampling, stop=asked.stops)]
     put = await _asked(service, task, asked.messages)
+    if choices := sorted({choice for one in put.examples for choice in one.choices}):
+        _refuse(asked, ("temperature", "stop"), "the task's answer is one of its choices")
+        longest = await service.engine.desk.run(lambda: max(map(service.engine.length, choices)))
+        given = "max_completion_tokens" if asked.max_completion_tokens else "max_tokens"
+        if limit < longest and getattr(asked, given):
+            raise TaskError(f"{given}: a choice of the task has {longest} tokens, and is not cut; allow as many.")
     return [
         Question(task, one.source, choices=one.choices, limit=limit, sampling=sampling, stop=asked.stops)
         for one in put.examples
     ]
+
+
+def _refuse(asked: ChatRequest, names: Sequence[str], why: str) -> None:
+    """Raises TaskError for parameters that could not do what they say. What says the default (0, null) may stand."""
+    for name in names:
+        if getattr(asked, name):
+            raise TaskError(f"{name}: {why}, which this cannot change; leave it out.")
 
 
 async def _asked(service: Service, task: ServedTask, messages: Sequence[Message]) -> Asked:
@@ -223,10 +240,13 @@ async def _said(service: Service, question: Question) -> Generated:
     return Generated(question.choices[best], (Piece(question.choices[best], scores[best], "stop"),))
 
 
-async def _structured(service: Service, call: _Call, task: ServedTask, asked: ChatRequest) -> ChatCompletion | Response:
+async def _structured(
+    service: Service, call: _Call, task: ServedTask | None, asked: ChatRequest
+) -> ChatCompletion | Response:
     """The structured answer as one JSON text; a stream sends it whole."""
-    if asked.temperature:
-        raise TaskError("temperature: structured answers are greedy; leave it out or set 0.")
+    if task is None:
+        raise TaskError("response_format: json_object is the answer of a task, and no task is asked.")
+    _refuse(asked, UNSTRUCTURED, "structured answers are greedy, whole, and tell confidences")
     document = _document(asked.messages)
     record = record_of(0, document)
     require_fields(task, 0, record)
@@ -310,11 +330,14 @@ async def _unhurried(service: Service, question: Question) -> AsyncGenerator[Pie
 async def _completion_events(service: Service, call: _Call, questions: Sequence[Question]) -> AsyncGenerator[str, None]:
     written, until = 0, time.monotonic() + service.settings.seconds
     for index, question in enumerate(questions):
+        offset = 0
         async for piece in _pieces(service, question, until):
             written += 1
-            if piece.text or piece.finish is not None:
-                choice = {"index": index, "text": piece.text, "logprobs": None, "finish_reason": piece.finish}
+            if piece.text or piece.finish is not None or call.logprobs:
+                logprobs = logprobs_of.text([piece], offset) if call.logprobs else None
+                choice = {"index": index, "text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish}
                 yield event({**call.head("text_completion"), "choices": [choice]})
+            offset += len(piece.text)
     if call.usage:
         usage = await _usage(service, questions, written)
         yield event({**call.head("text_completion"), "choices": [], "usage": usage.model_dump()})
@@ -329,8 +352,8 @@ async def _chat_events(service: Service, call: _Call, questions: Sequence[Questi
         async for piece in _pieces(service, question, until):
             written += 1
             text, before = before + trimmer.push(piece.text), ""
-            if text:
-                yield _chunk(call, {"content": text}, None)
+            if text or call.logprobs:
+                yield _chunk(call, {"content": text}, None, [piece])
             if piece.finish is not None:
                 finishes.append(piece.finish)
     yield _chunk(call, {}, _finish(finishes))
@@ -339,8 +362,9 @@ async def _chat_events(service: Service, call: _Call, questions: Sequence[Questi
         yield event({**call.head("chat.completion.chunk"), "choices": [], "usage": usage.model_dump()})
 
 
-def _chunk(call: _Call, delta: dict[str, str], finish: Finish | None) -> str:
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+def _chunk(call: _Call, delta: dict[str, str], finish: Finish | None, pieces: Sequence[Piece] = ()) -> str:
+    logprobs = logprobs_of.chat(pieces) if call.logprobs and pieces else None
+    choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
     return event({**call.head("chat.completion.chunk"), "choices": [choice]})
 
 
@@ -350,27 +374,6 @@ def _finish(finishes: Any) -> Finish:
 
 def _written(generated: Generated) -> str:
     return "".join(piece.text for piece in generated.pieces)
-
-
-def _token(piece: Piece) -> dict[str, Any]:
-    return {
-        "token": piece.text,
-        "logprob": piece.logprob,
-        "bytes": list(piece.text.encode("utf-8", "surrogatepass")),
-        "top_logprobs": [],
-    }
-
-
-def _logprobs(pieces: Sequence[Piece]) -> dict[str, Any]:
-    offsets = [0]
-    for piece in pieces:
-        offsets.append(offsets[-1] + len(piece.text))
-    return {
-        "tokens": [piece.text for piece in pieces],
-        "token_logprobs": [piece.logprob for piece in pieces],
-        "top_logprobs": None,
-        "text_offset": offsets[:-1],
-    }
 
 
 async def _usage(service: Service, questions: Sequence[Question], written: int) -> TokenUsage:
