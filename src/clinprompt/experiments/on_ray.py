@@ -8,6 +8,7 @@ this process only.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -75,15 +76,19 @@ class OnRay:
                 self._actors = []
 
     def _give_out(self, ray: Any, queue: list[W], after: Callable[[W], None]) -> None:
-        """Every idle worker gets the next piece of work until all is done."""
+        """Every idle worker gets the next piece of work until all is done; what others hold is asked for again after a
+        while."""
         deaths: dict[int, int] = {}
         going: dict[Any, tuple[Any, W]] = {}
+        held: list[tuple[float, W]] = []  # with when it was held
         idle = list(self._actors)
-        while queue or going:
+        while queue or held or going:
+            while held and time.monotonic() - held[0][0] >= WAIT:
+                queue.append(held.pop(0)[1])
             while queue and idle:
                 actor, piece = idle.pop(), queue.pop(0)
                 going[actor.do.remote(piece)] = (actor, piece)
-            done, _ = ray.wait(list(going), num_returns=1, timeout=WAIT)
+            done = _finished(ray, list(going))
             if self.tick:
                 self.tick()
             for reference in done:
@@ -100,8 +105,10 @@ class OnRay:
                     raise TrainingError(outcome)
                 if outcome:
                     after(piece)
-                else:
+                elif outcome is None:
                     queue.append(piece)
+                else:
+                    held.append((time.monotonic(), piece))
 
     def _outcome(self, ray: Any, reference: Any) -> bool | str | None:
         """What a worker said; None if it died."""
@@ -129,6 +136,15 @@ class OnRay:
         finally:
             if ours:
                 ray.shutdown()
+
+
+def _finished(ray: Any, going: list[Any]) -> list[Any]:
+    """What of this has ended, after waiting a little for it."""
+    if not going:
+        time.sleep(WAIT)
+        return []
+    done: list[Any] = ray.wait(going, num_returns=1, timeout=WAIT)[0]
+    return done
 
 
 def _room(ray: Any, setup: Setup) -> int:
