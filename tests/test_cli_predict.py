@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from clinprompt.cli import app
 from clinprompt.evaluation.answerer import Answerer
 from tests.cli_workspace import make
 from tests.test_cli import LEARN, run
@@ -47,3 +49,11 @@ def test_names_that_one_file_system_cannot_tell_apart(file: Path, tmp_path: Path
     message = error("predict", file, "--to", "brat", "--out", tmp_path / "out", stdin=lines)
     assert message.startswith("standard input:2: its name, 'P_1', is that of standard input:1 too")
     assert len(run("predict", file, stdin=lines.replace("P_1", "p 1")).splitlines()) == 2
+
+
+@pytest.mark.parametrize("also", [False, True])
+def test_standard_input_that_is_no_text(file: Path, also: bool) -> None:
+    more = ("--also", file) if also else ()
+    result = CliRunner().invoke(app, ["predict", *map(str, (file, *more))], input=b"SECRET\nSECRET \xff\n")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: standard input:2: not UTF-8.") and "SECRET" not in result.stderr

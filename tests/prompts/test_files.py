@@ -10,7 +10,6 @@ import torch
 
 from clinprompt import api
 from clinprompt.errors import ArtifactError
-from clinprompt.prompts import files
 from clinprompt.prompts.files import read_file, require_folder, write_atomically
 
 TENSORS = {"x": torch.ones(2)}
@@ -35,7 +34,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(files.os, "fsync", full)
+        patched.setattr(os, "fsync", full)
         with pytest.raises(ArtifactError, match="No space left on device"):
             write_atomically({}, {"a": 2}, out)
     assert read_file(out)[1] == {"a": 1} and list(tmp_path.iterdir()) == [out]
@@ -50,6 +49,6 @@ def test_the_place_is_checked_before_a_training(tmp_path: Path, monkeypatch: pyt
     require_folder(tmp_path / "not" / "yet")
     require_folder(Path())
     assert not (tmp_path / "not").exists()
-    monkeypatch.setattr(files.os, "access", lambda place, _: place != tmp_path)  # root may write anywhere
+    monkeypatch.setattr(os, "access", lambda place, _: place != tmp_path)  # root may write anywhere
     with pytest.raises(ArtifactError, match="not a folder you may write to"):
         api.require_out(tmp_path / "not" / "yet.safetensors", 1)

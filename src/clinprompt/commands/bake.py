@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -217,12 +216,12 @@ COLUMNS = ("task", "type", "tokens", "position", "method")
 
 
 def _requests(out: Path, name: str, files: list[Path]) -> None:
-    from clinprompt.evaluation.inputs import read_inputs
+    from clinprompt.evaluation.inputs import read_inputs, standard_input
     from clinprompt.serving.baked import open_baked
 
     baked = open_baked(_folder(out))
     task = baked.manifest.task(name).card.tasks[0]
-    for record in read_inputs(task, files, sys.stdin):
+    for record in read_inputs(task, files, standard_input()):
         for found in baked.requests(name, record):
             print(json.dumps(asdict(found), ensure_ascii=False))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from io import StringIO
 from pathlib import Path
@@ -94,12 +93,12 @@ def _answers(
     Where answers are filed by id in a place of their own, all inputs are read first: what collides must be known
     before an hour of predictions.
     """
-    from clinprompt.evaluation.inputs import read_inputs
+    from clinprompt.evaluation.inputs import read_inputs, standard_input
 
-    piped = sys.stdin.read() if len(asked) > 1 and (not inputs or Path("-") in inputs) else None
+    piped = standard_input().read() if len(asked) > 1 and (not inputs or Path("-") in inputs) else None
 
     def stdin() -> TextIO:
-        return sys.stdin if piped is None else StringIO(piped)
+        return standard_input() if piped is None else StringIO(piped)
 
     filed = target.filed()
     read: list[Iterable[Record]] = [read_inputs(who.task, inputs, stdin(), filed=filed) for who in asked]

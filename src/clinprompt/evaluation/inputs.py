@@ -5,13 +5,15 @@ Nothing is held that need not be: JSON Lines are read line by line.
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from clinprompt.corpora.brat import read_brat
-from clinprompt.corpora.jsonl import record_from_dict
+from clinprompt.corpora.jsonl import record_from_dict, record_to_dict
 from clinprompt.corpora.source import document_id, files_in, read_text
 from clinprompt.errors import CorpusError
 from clinprompt.records import Record
@@ -55,6 +57,13 @@ def read_inputs(
             yield record
 
 
+def standard_input() -> TextIO:
+    """Standard input, in which a byte that is no text is found at its line; decoding strictly, it names none."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    return sys.stdin
+
+
 def _file_under(name: str, record: Record, path: Path, line: int | None, names: dict[str, str]) -> None:
     """Note where a name is used. Raises CorpusError, with both places, if it is used already."""
     if name in names:
@@ -81,12 +90,10 @@ def _file(task: TaskDefinition, path: Path) -> Iterator[Found]:
 def _one(task: TaskDefinition, path: Path, identifier: str) -> Iterator[Found]:
     if path.suffix.lower() in LINES:
         try:
-            with path.open(encoding="utf-8", newline="\n") as lines:
+            with path.open(encoding="utf-8", newline="\n", errors="surrogateescape") as lines:
                 yield from _lines(task, path, lines)
         except FileNotFoundError:
             raise CorpusError(path, None, "no such file.", "Check the path.") from None
-        except UnicodeDecodeError as error:
-            raise CorpusError(path, None, f"not UTF-8 ({error.reason}).", "Save the file as UTF-8.") from None
         return
     if _given_entities(task) and path.with_suffix(".ann").is_file():
         records: Iterable[Record] = read_brat(path)
@@ -107,6 +114,8 @@ def _standard_input(task: TaskDefinition, stdin: TextIO) -> Iterator[Found]:
     if first.lstrip().startswith("{"):
         yield from _lines(task, name, _chained(first, stdin))
     elif text := first + stdin.read():
+        for number, line in enumerate(text.split("\n"), start=1):
+            _require_utf8(line, name, number)
         yield _complete(task, Record("stdin", text), name, None)
 
 
@@ -119,13 +128,31 @@ def _lines(task: TaskDefinition, path: Path, lines: Iterable[str]) -> Iterator[F
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
+        _require_utf8(line, path, number)
         try:
             record = record_from_dict(_normal(json.loads(line), number))
         except json.JSONDecodeError as error:
             raise CorpusError(path, number, f"not JSON at column {error.colno}.", "One object a line.") from None
         except (ValueError, RecursionError) as error:
             raise CorpusError(path, number, f"not a record: {error}.", "Correct the line.") from None
+        if _escaped(json.dumps(record_to_dict(record), ensure_ascii=False)):
+            problem = "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character."
+            raise CorpusError(path, number, problem, "Write the whole pair, or the character itself.")
         yield _complete(task, record, path, number)
+
+
+def _require_utf8(line: str, path: Path, number: int) -> None:
+    """Raises CorpusError for a line in which bytes were left undecoded."""
+    if _escaped(line):
+        raise CorpusError(path, number, "not UTF-8.", "Save the file as UTF-8, or convert it with iconv.")
+
+
+def _escaped(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _normal(data: Any, number: int) -> Any:

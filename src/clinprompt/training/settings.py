@@ -249,6 +249,9 @@ def read_mapping(path: Path | None) -> dict[str, Any]:
         raise TrainingError(f"{path}: no such configuration file") from None
     except yaml.YAMLError as error:
         raise TrainingError(f"{path}: not valid YAML: {error}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise TrainingError(f"{path}:{line}: not UTF-8. Save the file as UTF-8.") from None
     if not isinstance(raw, dict):
         raise TrainingError(f"{path}: a configuration is a mapping of settings")
     return raw
