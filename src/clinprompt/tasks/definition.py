@@ -6,6 +6,7 @@ refused, so a misspelt option is an error and never a silent default.
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,8 +66,26 @@ class TaskDefinition(BaseModel):
     @field_validator("labels", mode="before")
     @classmethod
     def _labels_from_list(cls, value: Any) -> Any:
-        """A bare list of labels is accepted: the descriptions are then empty."""
-        return dict.fromkeys(value, "") if isinstance(value, list | tuple) else value
+        """A bare list of labels is accepted, and labels with nothing behind: the descriptions are then empty."""
+        if isinstance(value, list | tuple):
+            if any(isinstance(label, list | dict) for label in value):
+                raise ValueError("a list holds names only; with descriptions write a mapping, `name: description`.")
+            return dict.fromkeys(value, "")
+        if isinstance(value, dict):
+            return {label: "" if description is None else description for label, description in value.items()}
+        return value
+
+    @field_validator("reader", mode="after")
+    @classmethod
+    def _label_names_are_text(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """What a file says is text, and so is a label: YAML's numbers and truth values would match nothing."""
+        names = value.get("label_names")
+        for key, label in names.items() if isinstance(names, dict) else ():
+            if not isinstance(key, str):
+                raise ValueError(f"`label_names`: {_no_text(key)}")
+            if not isinstance(label, str):
+                raise ValueError(f"`label_names.{key}`: {_no_text(label)}")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> TaskDefinition:
@@ -102,7 +121,8 @@ def load_task(path: Path | str) -> TaskDefinition:
         line = f":{mark.line + 1}" if mark is not None else ""
         raise TaskError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}.") from None
     except UnicodeDecodeError as error:
-        raise TaskError(f"{path}: not UTF-8 at byte {error.start}. Save the file as UTF-8.") from None
+        number = error.object.count(b"\n", 0, error.start) + 1
+        raise TaskError(f"{path}:{number}: not UTF-8 at byte {error.start}. Save the file as UTF-8.") from None
     if not isinstance(raw, dict):
         raise TaskError(f"{path}: a task file is a mapping with `name`, `type`, `labels`, `format` and `files`.")
     return parse_task(raw, where=str(path))
@@ -116,7 +136,24 @@ def parse_task(raw: dict[str, Any], *, where: str = "task") -> TaskDefinition:
         raise TaskError(f"{where}: " + "; ".join(_explain(e) for e in error.errors())) from None
 
 
+def _no_text(value: Any) -> str:
+    """Why a value of a YAML file is no text, and what to write instead."""
+    if isinstance(value, bool):
+        word = "yes" if value else "no"
+        return f'YAML reads an unquoted yes, no, on or off as true or false; quote it: "{word}".'
+    if isinstance(value, int | float):
+        return f'YAML reads an unquoted {value} as a number; quote it: "{value}".'
+    if isinstance(value, date):
+        return f'YAML reads an unquoted {value} as a date; quote it: "{value}".'
+    kinds = {list: "a list", dict: "a mapping", type(None): "nothing"}
+    return f"a text is needed here, not {kinds.get(type(value), 'this')}."
+
+
 def _explain(error: Any) -> str:
+    if error["type"] == "string_type":
+        # The key of a mapping is reported as what it was read as, with a mark behind it: neither is in the file.
+        place = error["loc"][:-2] if error["loc"][-1] == "[key]" else error["loc"]
+        return f"`{'.'.join(map(str, place))}`: {_no_text(error['input'])}"
     key = ".".join(str(part) for part in error["loc"]) or "(task)"
     if error["type"] == "extra_forbidden":
         known = ", ".join(sorted(TaskDefinition.model_fields))
