@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from clinprompt.adapters.lora import LoraBank, lora_bank, target_modules
+from clinprompt.adapters.linear import target_modules
+from clinprompt.adapters.lora import LoraBank, lora_bank
 from clinprompt.adapters.peft_format import export_lora
 from clinprompt.adapters.prefix import PrefixBank
 from clinprompt.backbone.encoding import encode

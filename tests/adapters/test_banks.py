@@ -11,7 +11,8 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from clinprompt.adapters.bank import AdapterBank
 from clinprompt.adapters.full import full_bank
-from clinprompt.adapters.lora import LoraBank, by_example, lora_bank, lora_parameters, target_modules
+from clinprompt.adapters.linear import target_modules
+from clinprompt.adapters.lora import LoraBank, by_example, lora_bank, lora_parameters
 from clinprompt.adapters.prefix import PrefixBank, prefix_bank, prefix_parameters
 from clinprompt.backbone.encoding import encode
 from clinprompt.backbone.injection import collate, label_states

@@ -15,6 +15,7 @@ from clinprompt.adapters.lora import LoraBank
 from clinprompt.adapters.network import NetworkBank
 from clinprompt.adapters.prefix import PrefixBank, layer_names
 from clinprompt.adapters.shared import SharedBank
+from clinprompt.adapters.sites import expert_sites
 from clinprompt.backbone.model import Backbone
 from clinprompt.errors import ArtifactError
 from clinprompt.prompts.artifact import TaskPrompt, require_backbone
@@ -33,7 +34,8 @@ def description(bank: Bank) -> dict[str, Any]:
     if isinstance(bank, SharedBank):
         return description(bank.bank)
     if isinstance(bank, LoraBank):
-        targets = sorted({name.rpartition(".")[2] for name in bank.modules})
+        plain = (name.rstrip("0123456789").rstrip(".") if ".experts." in name else name for name in bank.modules)
+        targets = sorted({name.rpartition(".")[2] for name in plain})
         return {"rank": bank.rank, "alpha": bank.alpha, "targets": targets}
     if isinstance(bank, JointBank):
         return description(bank.lora) | description(bank.prefix)
@@ -92,9 +94,9 @@ def _lora(backbone: Backbone, task: TaskPrompt, tensors: dict[str, Tensor]) -> L
     if not isinstance(alpha, int | float) or not tensors:
         raise ArtifactError(_unfit(task, "the card names no alpha, or there are no tensors"))
     bank = LoraBank(tensors, float(alpha))
-    modules = dict(backbone.model.named_modules())
+    modules = {name for name, _ in backbone.model.named_modules()} | set(expert_sites(backbone, bank.modules))
     halves = {f"{name}.{half}" for name in bank.modules for half in ("lora_A", "lora_B")}
-    if halves != set(tensors) or not set(bank.modules) <= set(modules):
+    if halves != set(tensors) or not set(bank.modules) <= modules:
         raise ArtifactError(_unfit(task, "its layers are not those of this model, each with lora_A and lora_B"))
     return bank
 

@@ -14,6 +14,7 @@ from clinprompt.adapters.files import bank_of
 from clinprompt.adapters.joint import JointBank
 from clinprompt.adapters.lora import LoraBank
 from clinprompt.adapters.prefix import PrefixBank, layer_names
+from clinprompt.adapters.sites import expert_sites
 from clinprompt.backbone.model import Backbone
 from clinprompt.prompts.artifact import TaskPrompt
 
@@ -61,9 +62,12 @@ def _family(backbone: Backbone, bank: FamilyBank) -> list[dict[str, Any]]:
 
 def _lora(backbone: Backbone, bank: LoraBank, name: str) -> dict[str, Any]:
     a, b = (bank.parameters[f"{name}.{half}"][0] for half in ("lora_A", "lora_B"))
+    update = bank.scale * (b @ a)  # (out, in)
+    expert = expert_sites(backbone, [name]).get(name)
+    if expert is not None:
+        return _line(name, update, backbone.model.get_parameter(f"{expert.module}.{expert.weight}")[expert.expert])
     module = backbone.model.get_submodule(name)
     weight = module.weight if module.weight.is_floating_point() else None
-    update = bank.scale * (b @ a)  # (out, in)
     return _line(name, update.T if isinstance(module, Conv1D) else update, weight)
 
 

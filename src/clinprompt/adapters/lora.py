@@ -1,7 +1,8 @@
 """LoRA (Hu et al., arXiv 2106.09685) in rows: every row has its own A and B at every adapted linear layer.
 
 A layer computes `W x + alpha / rank · B[row] A[row] x`, with A (R, r, in) and B (R, out, r) and each example's row, in
-batched products; the frozen `W x` is the layer's own and shared by all rows. A starts Kaiming-uniform with a = √5, that
+batched products; the frozen `W x` is the layer's own and shared by all rows. In gpt-oss-type models also each expert's
+two projections are such layers. A starts Kaiming-uniform with a = √5, that
 is uniform in ±1/√in, B at zero, as in PEFT: every row starts as the backbone itself.
 """
 
@@ -9,20 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.pytorch_utils import Conv1D
 
 from clinprompt.adapters.bank import AdapterBank, only_row
+from clinprompt.adapters.family import down, gated, up
+from clinprompt.adapters.linear import ALL_LINEAR, Targets
+from clinprompt.adapters.sites import Positions, adapted, expert_sites, sites
 from clinprompt.backbone.lean_llama import places
 from clinprompt.backbone.model import Backbone
-from clinprompt.errors import BackboneError, TrainingError
-
-ALL_LINEAR: Literal["all-linear"] = "all-linear"
-Targets = Literal["all-linear"] | Sequence[str]
+from clinprompt.errors import BackboneError
 
 
 class LoraBank(AdapterBank):
@@ -47,15 +48,31 @@ class LoraBank(AdapterBank):
         single = only_row(rows)
         index = torch.tensor(list(rows), device=backbone.device)
         handles = []
+        experts = expert_sites(backbone, self.modules)
+        update_expert = partial(self._at_expert, single)
         try:
             for name in self.modules:
+                if name in experts:
+                    continue
                 a, b = self.parameters[f"{name}.lora_A"], self.parameters[f"{name}.lora_B"]
                 update = _Update(a, b, self.scale, index, single)
                 handles.append(backbone.model.get_submodule(name).register_forward_hook(update))
-            yield
+            with adapted(backbone, experts, rows, update_expert, needs_positions=single is None):
+                yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _at_expert(self, single: int | None, site: str, values: Tensor, at: Positions | None) -> Tensor:
+        """What an expert's projection adds to positions (n, in) of one row, or of several: (n, out)."""
+        a, b = (self.parameters[f"{site}.lora_{half}"].to(values.dtype) for half in "AB")
+        if at is None:
+            assert single is not None
+            return self.scale * functional.linear(functional.linear(values, a[single]), b[single])
+        # All rows that are here, and of each position only its own: a matrix per position would not fit.
+        present, place = torch.unique(at.tasks, return_inverse=True)
+        mine = functional.one_hot(place, len(present)).to(values.dtype)
+        return self.scale * up(gated(down(values, a[present]), mine), b[present])
 
 
 class _Update:
@@ -99,8 +116,9 @@ def by_example(values: Tensor, compute: Any) -> Tensor:
 def lora_bank(
     backbone: Backbone, seeds: Sequence[int], *, rank: int = 16, alpha: float = 16.0, targets: Targets = ALL_LINEAR
 ) -> LoraBank:
-    """One row per seed, each starting as the backbone itself. Raises TrainingError for targets that do not exist."""
-    modules = target_modules(backbone, targets)
+    """One row per seed, each starting as the backbone itself. Raises TrainingError for targets that do not exist,
+    BackboneError for all linear layers of a mixture whose experts are not known."""
+    modules = lora_sites(backbone, targets)
     starts: dict[str, list[Tensor]] = {name: [] for name in modules}
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
@@ -114,37 +132,12 @@ def lora_bank(
     return LoraBank(parameters, alpha)
 
 
-def target_modules(backbone: Backbone, targets: Targets = ALL_LINEAR) -> dict[str, tuple[int, int]]:
-    """Names of the adapted linear layers in the model, with their (in, out); "all-linear" is all but the output head.
-
-    A target is the last part of a name or several ("q_proj", "self_attn.q_proj", "layers.0.mlp.up_proj").
-    """
-    head = backbone.model.get_output_embeddings()
-    linear = {
-        name: _sizes(module)
-        for name, module in backbone.model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
-    }
-    if targets == ALL_LINEAR:
-        return linear
-    for target in targets:
-        if not any(_called(name, target) for name in linear):
-            known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
-            raise TrainingError(f"lora.targets: no linear layer is called {target!r}. Known: {known}.")
-    return {name: sizes for name, sizes in linear.items() if any(_called(name, target) for target in targets)}
+def lora_sites(backbone: Backbone, targets: Targets = ALL_LINEAR) -> dict[str, tuple[int, int]]:
+    """The adapted layers by the names of `sites.sites`, with their (in, out)."""
+    chosen = sites(backbone, ALL_LINEAR if targets == ALL_LINEAR else tuple(targets))
+    return {name: (site.inside, site.outside) for name, site in chosen.items()}
 
 
 def lora_parameters(backbone: Backbone, rank: int, targets: Targets = ALL_LINEAR) -> int:
     """Numbers of one row: rank · Σ (in + out)."""
-    return sum(rank * (inside + outside) for inside, outside in target_modules(backbone, targets).values())
-
-
-def _called(name: str, target: str) -> bool:
-    return name == target or name.endswith("." + target)
-
-
-def _sizes(module: nn.Module) -> tuple[int, int]:
-    if isinstance(module, Conv1D):  # GPT-2's linear layer, stored transposed
-        return int(module.weight.shape[0]), int(module.weight.shape[1])
-    assert isinstance(module, nn.Linear)
-    return module.in_features, module.out_features
+    return sum(rank * (inside + outside) for inside, outside in lora_sites(backbone, targets).values())

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from clinprompt.adapters.bank import AdapterBank
 from clinprompt.adapters.lora import LoraBank
+from clinprompt.adapters.sites import expert_sites
 from clinprompt.backbone.model import Backbone
 
 
@@ -42,7 +43,7 @@ def can_mix(backbone: Backbone, bank: AdapterBank) -> bool:
 
     The experts of a mixture see positions of all examples at once.
     """
-    if not isinstance(bank, LoraBank):
+    if not isinstance(bank, LoraBank) or expert_sites(backbone, bank.modules):
         return False
     apart: list[bool] = []
     handles = [

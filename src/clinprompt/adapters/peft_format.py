@@ -14,7 +14,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from clinprompt.adapters.files import bank_of
-from clinprompt.adapters.lora import LoraBank, target_modules
+from clinprompt.adapters.linear import target_modules
+from clinprompt.adapters.lora import LoraBank
+from clinprompt.adapters.sites import expert_sites
 from clinprompt.backbone.model import Backbone
 from clinprompt.errors import ArtifactError
 from clinprompt.prompts.artifact import TaskPrompt
@@ -33,6 +35,11 @@ def export_lora(task: TaskPrompt, folder: Path, backbone: Backbone, *, base_mode
     bank = bank_of(backbone, task)
     if not isinstance(bank, LoraBank):
         raise ArtifactError(f"the task file of {task.task.name!r} holds {task.card.method or 'a prompt'}, not lora.")
+    if expert_sites(backbone, bank.modules):
+        raise ArtifactError(
+            f"the task file of {task.task.name!r} adapts single experts of a mixture, which a PEFT folder of LoRA has "
+            "no names for. Merge it, or train with `lora.targets: [q_proj, k_proj, v_proj, o_proj]`."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"{ROOT}{name}.weight": values[0] for name, values in bank.values().items()}
     card = task.card.model_dump(mode="json", exclude_defaults=True)

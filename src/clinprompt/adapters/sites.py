@@ -1,4 +1,4 @@
-"""The places in a model that a family adapter changes: linear layers, and each expert's projections in a mixture.
+"""The places in a model that LoRA and its family change: linear layers, and each expert's projections in a mixture.
 
 "All linear layers" means every linear layer but the output head; in gpt-oss-type models also the two projections of
 every expert of the feed-forward mixture (three-dimensional tensors there, one site per expert), not its router [O].
@@ -7,7 +7,7 @@ Mixtures of other model classes are refused unless layers are named, so that no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 
-from clinprompt.adapters.lora import target_modules
+from clinprompt.adapters.linear import target_modules
 from clinprompt.backbone.lean_llama import places
 from clinprompt.backbone.model import Backbone
 from clinprompt.errors import BackboneError, TrainingError
@@ -80,6 +80,14 @@ def sites(backbone: Backbone, targets: SiteTargets = "all-linear") -> dict[str, 
 def every_site(backbone: Backbone) -> dict[str, Site]:
     """All sites that are known, by name."""
     return {name: Site(*sizes, name) for name, sizes in target_modules(backbone).items()} | _expert_sites(backbone)
+
+
+def expert_sites(backbone: Backbone, names: Iterable[str]) -> dict[str, Site]:
+    """Those of the names that are experts' projections."""
+    if not any(".experts." in name for name in names):
+        return {}
+    every = _expert_sites(backbone)
+    return {name: every[name] for name in names if name in every}
 
 
 def ffn_block(name: str) -> str:
