@@ -147,6 +147,43 @@ def test_no_option_is_ignored(
     assert message.startswith(expected)
 
 
+def test_a_start_that_is_no_source_is_refused_in_a_dry_run(meta: Path, place: Path, tmp_path: Path) -> None:
+    command = ("adapt", meta, place / "find.yaml", "--dry-run", "--flops-per-second", "1e9", "--out", tmp_path / "x.st")
+    assert error(*command, "--start", "bogus").startswith("unknown source task 'bogus'. Known: find-problems, infer.")
+    for start in ("infer", "mean", "best", "similar"):
+        assert invoke(*command, "--method", "spot", "--start", start).exit_code == 0
+
+
+def test_a_task_inside_what_holds_one_or_none(meta: Path, place: Path, tmp_path: Path) -> None:
+    (file,) = _task_file(meta, place, tmp_path)
+    for arguments, said in (
+        ((file, place / "infer.yaml"), "this is the file of one task, 'find-problems': leave it out."),
+        ((file,), "this is the file of one task, 'find-problems': leave it out."),
+        (("zero-shot", place / "infer.yaml"), "zero-shot uses no file: leave it out."),
+        (("zero-shot", place / "infer.yaml", "--in-context", 1), "zero-shot uses no file: leave it out."),
+    ):
+        message = error("evaluate", *arguments, "--task", "foo")
+        assert message.startswith("--task (or --source) foo: ") and said in message
+    assert "this is the file of one task" in error("predict", file, "--task", "foo", stdin="x")
+
+
+@pytest.mark.parametrize(
+    ("content", "files", "said"),
+    [
+        ("text,hypothesis,label\n", "{train: data.csv}", "Empty, or a header and nothing else: data.csv."),
+        (None, "{test: data.csv}", "Name `train` under `files`."),
+    ],
+)
+def test_no_training_records(meta: Path, tmp_path: Path, content: str | None, files: str, said: str) -> None:
+    (tmp_path / "data.csv").write_text(content or "text,hypothesis,label\na,b,x\n")
+    yaml = tmp_path / "t.yaml"
+    yaml.write_text(f"name: t\ntype: nli\nlabels: [x, y]\nformat: csv\nfiles: {files}\n")
+    assert error("adapt", meta, yaml, "--out", tmp_path / "x") == f"task t: no training records. {said}"
+    if content:
+        report = json.loads(invoke("data", "check", yaml, "--backbone", "none", "--json").stdout)
+        assert [f["places"] for f in report["findings"] if f["code"] == "empty-split"] == [["data.csv"]]
+
+
 def test_methods_that_need_a_metaprompt(place: Path, tmp_path: Path) -> None:
     message = error("adapt", "none", place / "find.yaml", "--method", "spot", "--out", tmp_path / "x.safetensors")
     assert message.startswith(

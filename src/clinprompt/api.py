@@ -93,10 +93,20 @@ def source_tasks(
 def source_task(data: TaskData) -> learning.SourceTask:
     """A task's data as training reads it. Raises TaskError if it has no training records."""
     if not data.splits["train"]:
-        raise TaskError(f"task {data.task.name}: no training records. Name `train` under `files`.")
+        raise TaskError(f"task {data.task.name}: no training records. {_why_empty(data)}")
     return learning.SourceTask(
         data.task, data.splits["train"], data.splits["validation"], data.licence, is_permissive(data)
     )
+
+
+def _why_empty(data: TaskData) -> str:
+    named = data.task.files.get("train")
+    if named is None:
+        return "Name `train` under `files`."
+    files = named if isinstance(named, str) else ", ".join(named)
+    if data.splits["validation"] and "validation" not in data.task.files:
+        return f"All of {files} was set aside for validation: give more records, or name `validation` under `files`."
+    return f"Empty, or a header and nothing else: {files}."
 
 
 def adapt(
@@ -230,13 +240,12 @@ def answerer(
 
     Raises TaskError when the artifact answers another type of task, ArtifactError for several tasks and no `source`.
     """
+    require_several(artifact, source)
     if artifact is None:
         if task is None:
             raise TaskError("zero-shot needs a task: give a catalog id or the path of a task YAML.")
         return zero_shot(backbone, task)
     if isinstance(artifact, TaskPrompt):
-        if source is not None:
-            raise ArtifactError("--source names a task inside a metaprompt, but this is a task file: leave it out.")
         own, found = artifact.task, of_task(backbone, artifact, task)
     else:
         own = own_definition(artifact, source)
@@ -256,6 +265,7 @@ def own_task(artifact: Artifact | None, source: str | None) -> str:
 
 def own_definition(artifact: Artifact | None, source: str | None) -> TaskDefinition:
     """The task that an artifact answers: a task file's own, or the one named `source` of several."""
+    require_several(artifact, source)
     if artifact is None:
         raise TaskError("zero-shot needs a task: give a catalog id or the path of a task YAML.")
     if isinstance(artifact, TaskPrompt):
@@ -265,6 +275,17 @@ def own_definition(artifact: Artifact | None, source: str | None) -> TaskDefinit
             f"{_kind(artifact)} holds several tasks; name one with --task: {', '.join(artifact.names)}."
         )
     return artifact.card.tasks[artifact.row(source)]
+
+
+def require_several(artifact: Artifact | None, source: str | None) -> None:
+    """Raises ArtifactError where `source` names one of several tasks and there are not several."""
+    if source is None or not (artifact is None or isinstance(artifact, TaskPrompt)):
+        return
+    what = "zero-shot uses no file" if artifact is None else f"this is the file of one task, {artifact.task.name!r}"
+    raise ArtifactError(
+        f"--task (or --source) {source}: it names a task inside a metaprompt or a multi-task adapter, and {what}: "
+        "leave it out. What to score on is named without an option: clinprompt evaluate FILE TASK."
+    )
 
 
 def _kind(artifact: Metaprompt | MultitaskAdapter) -> str:

@@ -178,7 +178,9 @@ def _read_split(task: TaskDefinition, paths: Sequence[Path], split: str, report:
 
 def _check_split(task: TaskDefinition, split: str, records: Sequence[Record]) -> Iterator[Finding]:
     if not records:
-        yield Finding("error", "empty-split", "no records.", split, 0)
+        named = task.files.get(split, ())
+        files = (named,) if isinstance(named, str) else tuple(named)
+        yield Finding("error", "empty-split", "no records.", split, 0, files[:EXAMPLES])
         return
     if len(records) < FEW:
         yield Finding("warning", "few", f"only {len(records)} records.", split, len(records))

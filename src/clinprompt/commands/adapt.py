@@ -144,6 +144,7 @@ def adapt(
     from clinprompt.training.banks import ON_METAPROMPT, PREFIXES
     from clinprompt.training.processes import current_processes
     from clinprompt.training.settings import AdaptSettings
+    from clinprompt.training.starts import require_start
 
     api.require_out(out, len(tasks))
     processes = current_processes()
@@ -177,6 +178,7 @@ def adapt(
     data = [load_task(task, data_dir, splits=("train", "validation")) for task in tasks]
     paths = _paths(out, data)
     used = source if chosen in (*ON_METAPROMPT, "pt") else None  # pt: its prompt's length and position
+    require_start(settings, chosen, used)
     length = source.shared.shape[0] if source else prompt_length or model.preset.prompt_length
     if dry_run:
         _plan(model, data, settings, length, used, flops_per_second, as_json)

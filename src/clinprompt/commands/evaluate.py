@@ -77,6 +77,7 @@ def evaluate(
     if in_context is not None and file != api.ZERO_SHOT:
         raise ArtifactError("--in-context: examples stand before the bare instruction; FILE must be zero-shot.")
     artifact = None if file == api.ZERO_SHOT else api.load_artifact(file, metaprompt or [])
+    api.require_several(artifact, source)
     splits = (split,) if in_context is None else tuple({split, "train"})
     data = load_task(task or api.own_task(artifact, source), data_dir, splits=splits)
     model = o.ModelChoice(backbone, dtype, device, quantise, autocast).load(api.backbone_of(artifact))

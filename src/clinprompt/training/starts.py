@@ -109,6 +109,13 @@ def start_of(settings: AdaptSettings, method: Method) -> str:
     return (settings.start or DEFAULT_START[method]) if method in DEFAULT_START else ""
 
 
+def require_start(settings: AdaptSettings, method: Method, metaprompt: Metaprompt | None) -> None:
+    """Raises ArtifactError for a start that is no source task of the metaprompt it is to be found in."""
+    start = start_of(settings, method)
+    if metaprompt is not None and start not in ("", "mean", BEST, SIMILAR):
+        metaprompt.row(start)
+
+
 def judged_examples(settings: AdaptSettings, method: Method) -> int:
     """How many training examples are looked at to find the start, at most; 0 where it is not looked for."""
     start = start_of(settings, method)
