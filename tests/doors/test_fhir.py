@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clinprompt.doors.fhir import bundle, unmapped
@@ -167,6 +168,7 @@ def test_predictions_on_two_texts_are_refused() -> None:
         made((FIND, Prediction(NOTE)), (FIND, Prediction(Record("n 1", "Another."))))
 
 
+@settings(deadline=None)  # a busy machine is no defect
 @given(records(), st.booleans())
 def test_any_record_gives_a_valid_bundle_that_selects_its_mentions(record: Record, with_text: bool) -> None:
     mapping = MAPPING.model_copy(update={"other": "Observation"}) if with_text else MAPPING
@@ -232,3 +234,22 @@ def test_validation_names_places_not_values() -> None:
     with pytest.raises(TaskError, match="not a valid FHIR bundle at: entry") as caught:
         validate(broken)
     assert "SECRET" not in str(caught.value)
+
+
+def test_two_versions_of_a_task_are_entries_of_their_own() -> None:
+    """As the page asks them to compare: the same mentions, labels and answers, from task files of the same name."""
+    said = replace(NOTE, label="yes", answer="obesity", summary="ill")
+    tasks = [FIND, INFER, ASK, SHORTEN]
+    once = made(*((task, Prediction(said)) for task in tasks))
+    twice = made(*((task, Prediction(said)) for task in tasks for _ in range(2)))
+    urls = [entry["fullUrl"] for entry in twice["entry"]]
+    assert len(set(urls)) == len(urls)
+    read = [[entry["fullUrl"] for entry in found["entry"] if about_note(entry)] for found in (once, twice)]
+    assert set(read[0]) < set(read[1]) and len(read[1]) == 2 * len(read[0])
+    [provenance] = of_kind(twice, "Provenance")
+    assert {target["reference"] for target in provenance["target"]} == set(read[1])
+    validate(twice)
+
+
+def about_note(entry: dict[str, Any]) -> bool:
+    return entry["resource"]["resourceType"] not in ("DocumentReference", "Device", "Provenance", "OperationOutcome")

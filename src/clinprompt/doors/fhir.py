@@ -46,6 +46,7 @@ class _Note:
     document: str  # the reference all resources point to
     subject: Json
     entries: list[tuple[str, Json]] = field(default_factory=list)  # (fullUrl, resource)
+    turn: int = 0  # which answer of this task it is: two versions of one task may have read the note
     issues: Counter[str] = field(default_factory=Counter)
 
     def url(self, name: str) -> str:
@@ -54,6 +55,7 @@ class _Note:
     def add(self, resource: Json, *identity: object) -> str:
         """Put a resource into the bundle under an id made of `identity`; returns the reference to it."""
         known = [self.record.id, self.record.text, resource["resourceType"], *identity]
+        known += [self.turn] if self.turn else []  # the first one's ids do not depend on who else was asked
         name = f"urn:uuid:{uuid.uuid5(NAMESPACE, repr(known).encode('utf-8', 'backslashreplace').hex())}"
         self.entries.append((name, resource))
         return name
@@ -79,7 +81,13 @@ def bundle(
     note = _Note(record, mapping, "", _reference(record, "subject") or ABSENT)
     given = _reference(record, "document")
     note.document = given["reference"] if given else note.add(_document(note, with_text), "document")
-    targets = [reference for task, prediction in answers for reference in _task(note, task, prediction)]
+    targets: list[str] = []
+    before: Counter[str] = Counter()
+    for task, prediction in answers:
+        note.turn = before[task.name]
+        before[task.name] += 1
+        targets += _task(note, task, prediction)
+    note.turn = 0
     device = note.add(_device(answers), "device", *(task.name for task, _ in answers))
     if targets:
         note.add(_provenance(note, targets, device, when or datetime.now(UTC)), "provenance", *targets)
