@@ -24,7 +24,11 @@ validation_records: 2
 relax:
   operations: [zero, mlp-tanh, norm]
   lora: {rank: 2}
-  loop: {steps: 2, batch_size: 2, validation_limit: 2}
+  initial: "text: Find"
+  prefix_ratio: 2.5
+  stochastic: false
+  most_tasks: 3
+  loop: {steps: 2, batch_size: 2, validation_limit: 2, learning_rate: 0.0007}
 """
 
 
@@ -44,6 +48,9 @@ def test_a_search_is_trained_on_and_its_architecture_taken_back(tmp_path: Path) 
     assert "trial" in again and "architecture.yaml" in again
     card = run_json("inspect", out / "adapter-continued" / "multitask.safetensors", "--task", "infer")["card"]
     assert card["adapter"]["architecture"] == found["architecture"]
+    used = card["settings"]  # what the search was told is told to the training
+    assert (used["adapter"]["initial"], used["adapter"]["prefix_ratio"]) == ("text: Find", 2.5)
+    assert (used["loop"]["learning_rate"], used["stochastic"], used["most_tasks"]) == (0.0007, False, 3)
     scored = run_json(
         *("evaluate", out / "adapter-continued" / "multitask.safetensors", place / "infer.yaml"),
         *("--task", "infer", "--limit", 2),

@@ -136,13 +136,15 @@ def _train(
     from clinprompt import api
     from clinprompt.training.multitask import learn_multitask
 
-    lora = settings.relax.lora
+    searched, lora = settings.relax, settings.relax.lora
     adapter: dict[str, Any] = {"architecture": found.architecture.bare().model_dump(mode="json")}
     adapter |= {"rank": lora.rank, "alpha": lora.alpha, "targets": lora.targets}
+    adapter |= {"prefix_ratio": searched.prefix_ratio, "initial": searched.initial}
     overrides = {f"adapter.{name}": value for name, value in adapter.items()}
     for name in ("limit", "validation_records", "target_reserve", "window", "seed"):
         overrides[name] = getattr(settings, name)
-    overrides["loop.steps"] = longest
+    overrides |= {"stochastic": searched.stochastic, "most_tasks": searched.most_tasks}
+    overrides |= {"loop.steps": longest, "loop.learning_rate": searched.loop.learning_rate}
     chosen = api.multitask_settings("peml", None, overrides)
     return learn_multitask(model, sources, chosen, folder, bank=start, progress=progress)
 
