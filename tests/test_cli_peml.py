@@ -46,6 +46,7 @@ def test_a_search_is_trained_on_and_its_architecture_taken_back(tmp_path: Path) 
     assert not list(out.glob("trial-002*"))  # before anything is searched
     again = run("search", *asked[1:])
     assert "trial" in again and "architecture.yaml" in again
+    assert "All points were random: TPE chooses from trial 5 on." in again
     card = run_json("inspect", out / "adapter-continued" / "multitask.safetensors", "--task", "infer")["card"]
     assert card["adapter"]["architecture"] == found["architecture"]
     used = card["settings"]  # what the search was told is told to the training

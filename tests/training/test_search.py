@@ -14,11 +14,13 @@ import torch
 from clinprompt import api
 from clinprompt.adapters.joint import JointBank
 from clinprompt.architecture.discrete import load_architecture
+from clinprompt.architecture.network import Architecture
 from clinprompt.errors import TrainingError
+from clinprompt.training import search as searching
 from clinprompt.training.learn import SourceTask, source_examples
 from clinprompt.training.multitask import MultitaskSettings
 from clinprompt.training.optimiser import RowAdamW
-from clinprompt.training.relaxing import Cell, RelaxSettings, halves, relax
+from clinprompt.training.relaxing import Cell, Relaxed, RelaxSettings, halves, relax
 from clinprompt.training.search import ARCHITECTURE, DIAGRAM, RECORD, SearchSettings, best_bank, search
 from clinprompt.training.settings import LoopSettings, LoraSettings
 from tests.models import tiny
@@ -120,6 +122,25 @@ def test_weights_and_logits_learn_from_different_halves(rule: str) -> None:
     ours, theirs = found.bank.values(), start.bank.values()
     assert not torch.equal(ours["prefix.projection"], theirs["prefix.projection"])
     assert any(not torch.equal(ours[n], theirs[n]) for n in ours if n.endswith("lora_B"))
+
+
+def test_tpe_chooses_from_the_fifth_trial_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four trials ask for the points that a random search asks for, whatever their losses."""
+
+    def points(folder: str, trials: int, sign: float) -> list[tuple[int, int, int]]:
+        def scored(backbone: object, examples: object, cell: Cell, *rest: object, **named: object) -> Relaxed:
+            loss = sign * (cell.depth + cell.length)
+            made = Architecture(operations=["zero"] * cell.depth, width=8, hidden=cell.hidden, length=cell.length)
+            return Relaxed(made, loss, loss, [0.5] * cell.depth, [[0.5, 0.5]] * cell.depth, 1.0, 1, None)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(searching, "relax", scored)
+        space = {"trials": trials, "depths": (1, 2, 3, 4), "lengths": (2, 4, 8), "hiddens": (4, 8, 16)}
+        found = search(tiny(), [ner_task()], SETTINGS.model_copy(update=space), tmp_path / folder)
+        cells = [trial["architecture"] for trial in found.trials]
+        return [(len(cell["operations"]), cell["length"], cell["hidden"]) for cell in cells]
+
+    up, down = points("up", 12, 1.0), points("down", 12, -1.0)
+    assert up[:4] == down[:4] and up[4:] != down[4:]
 
 
 def test_tasks_too_small_to_halve_are_named() -> None:

@@ -32,7 +32,10 @@ def search(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the search; the result is architecture.yaml in it.")],
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Points of the outer search. Default: 8.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1, help="Points of the outer search; the first four are random. Default: 8.", show_default=False
+        ),
     ] = None,
     train_steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Steps of each trial. Default: 150.", show_default=False)
@@ -70,7 +73,8 @@ def search(
 ) -> None:
     """Search the network that produces a prefix (PrefixNAS of PEML), for `learn` and `adapt --method peml`.
 
-    Each trial is a relaxed search at one depth, width and prefix length; Optuna's TPE chooses the next. Needs the extra
+    Each trial is a relaxed search at one depth, width and prefix length. The first four points are random, from the
+    fifth on Optuna's TPE chooses: fewer than five trials are a random search. Needs the extra
     `search`. Fields of --config: docs/peml.md. Interrupted, the same command continues.
 
     \b
@@ -152,7 +156,7 @@ def _train(
 def _report(
     found: Searched, settings: SearchSettings, out: Path, trained: MultitaskLearned | None, as_json: bool
 ) -> None:
-    from clinprompt.training.search import ARCHITECTURE, DIAGRAM
+    from clinprompt.training.search import ARCHITECTURE, DIAGRAM, RANDOM_TRIALS
 
     chosen = found.architecture
     if as_json:
@@ -178,6 +182,8 @@ def _report(
     print_table("Trials (validation loss per answer token; entropy: 1 undecided, 0 decided)", columns, rows)
     say(f"{out / ARCHITECTURE}: {' → '.join(chosen.operations)}, from trial {found.best + 1}; {DIAGRAM} beside it")
     say(f"{len(found.trials)} trials cost {duration(found.seconds)} and {quantity(found.tokens)} tokens.")
+    if len(found.trials) <= RANDOM_TRIALS:
+        say(f"All points were random: TPE chooses from trial {RANDOM_TRIALS + 1} on.")
     if trained is not None:
         judged = trained.fit.validation
         held = judged[~judged.isnan()]

@@ -1,5 +1,6 @@
 """The outer search of PrefixNAS: prefix length, widths and depth by a tree-structured Parzen estimator (TPE), each of
-its trials one relaxed search (`training.relaxing`).
+its trials one relaxed search (`training.relaxing`). The first four points are random: a search of no more is a random
+search.
 
 Trials are compared by the validation loss of the chosen network as the search leaves it, not trained again. All of them
 are paid for: `search.json` sums their seconds and tokens, and a comparison has to charge them.
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     import optuna
 
 ARCHITECTURE, DIAGRAM, RECORD, STUDY = "architecture.yaml", "architecture.svg", "search.json", "study.log"
+RANDOM_TRIALS = 4  # the first ones, before TPE has anything to go by; our choice
 Progress = Callable[[str, int, int, float], None]  # trial, step, steps, loss
 
 
@@ -100,7 +102,7 @@ def search(
     _again(optuna, study)
     while (index := len(done := _finished(optuna, study))) < settings.trials:
         # A sampler of its own per trial: an interrupted search asks as an uninterrupted one would have.
-        study.sampler = optuna.samplers.TPESampler(seed=settings.seed * 100_003 + index, n_startup_trials=4)
+        study.sampler = optuna.samplers.TPESampler(seed=settings.seed * 100_003 + index, n_startup_trials=RANDOM_TRIALS)
         trial = study.ask()
         cell = _asked(trial, settings)
         # A point that is asked again starts elsewhere: the same search twice would tell nothing.
