@@ -266,6 +266,25 @@ def test_without_reloading_only_baked_tasks_are_served(place: Path) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_baked_task_is_known_where_embeddings_are_scaled(dtype: str, tmp_path: Path) -> None:
+    """Gemma multiplies its rows by √d, and (p/√d)·√d is not p when rounded."""
+    base = save_model(tmp_path / "base", "gemma2")
+    files = save_tasks(tmp_path / "tasks", loaded(base, dtype), NAMES)
+    baking.bake(files[:2], tmp_path / "baked", backbone=str(base), dtype=dtype)
+
+    async def main() -> None:
+        engine, _ = await engines(tmp_path)
+        scale, prompt = engine._baked.manifest.tables.scale, load_task(files[0]).prompt
+        assert scale != 1.0 and not (prompt / scale * scale).equal(prompt)
+        for file in files[:2]:
+            await engine.add(file.stem, load_task(file))
+        with pytest.raises(BackboneError, match="not baked"):
+            await engine.add("one", load_task(files[2]))
+
+    run(main())
+
+
 def test_another_model_is_noticed(place: Path, tmp_path: Path) -> None:
     files = [place / "tasks" / "one.safetensors"]
     baking.bake(files, tmp_path / "larger", backbone=str(place / "base"), room=400)

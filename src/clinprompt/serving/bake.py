@@ -294,7 +294,7 @@ def _placed(
     for name, artifact, _ in loaded:
         prompt = artifact.prompt
         ids, free = tuple(free[: len(prompt)]), free[len(prompt) :]
-        rows = (prompt / tables.scale).to(DTYPES[manifest.dtype])
+        rows = as_stored(prompt, manifest)
         written = weights.write_rows(folder / tables.embedding_file, tables.embedding, ids, rows)
         digest = hashlib.sha256(written).hexdigest()
         placed.append(BakedTask(name=name, card=artifact.card, ids=ids, rows=digest, template=None))
@@ -325,6 +325,11 @@ def _require_place(
             raise ArtifactError(
                 f"{path}: a prompt of width {artifact.prompt.shape[1]} for a model of width {text.width}."
             )
+
+
+def as_stored(prompt: torch.Tensor, manifest: Manifest) -> torch.Tensor:
+    """(l, d) prompt → the rows of the embedding table from which the model makes it."""
+    return (prompt / manifest.tables.scale).to(DTYPES[manifest.dtype])
 
 
 def _changed(folder: Path, manifest: Manifest, tasks: tuple[BakedTask, ...], *, clear: bool) -> Manifest:

@@ -119,10 +119,13 @@ class Baked:
         return task_codec(self.text, card.tasks[0], len(self.manifest.task(name).ids), reserve, window)
 
     def rows(self, name: str) -> Tensor:
-        """(l, d) prompt as stored."""
+        """(l, d) prompt as the model puts it before its layers, in fp32."""
+        return self.stored(name).to(torch.float32) * self.manifest.tables.scale
+
+    def stored(self, name: str) -> Tensor:
+        """(l, d) rows of the embedding table, as `bake.as_stored` made them."""
         tables = self.manifest.tables
-        stored = weights.read_rows(self.folder / tables.embedding_file, tables.embedding, self.manifest.task(name).ids)
-        return stored.to(torch.float32) * tables.scale
+        return weights.read_rows(self.folder / tables.embedding_file, tables.embedding, self.manifest.task(name).ids)
 
 
 def open_baked(folder: Path) -> Baked:

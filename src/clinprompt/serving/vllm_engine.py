@@ -152,9 +152,7 @@ class VllmEngine:
         """Whether exactly this prompt is baked under this name."""
         if name not in self._baked.manifest.names:
             return False
-        rows, prompt = self._baked.rows(name), file.prompt
-        as_stored = prompt.to(torch.bfloat16).float() if self._baked.manifest.dtype == "bfloat16" else prompt
-        return rows.shape == prompt.shape and torch.equal(rows, as_stored)
+        return torch.equal(self._baked.stored(name), bake.as_stored(file.prompt, self._baked.manifest))
 
     def _prepared(self, name: str, file: TaskPrompt) -> _Served:
         who = of_task(self._baked.text, file)
