@@ -65,6 +65,18 @@ def test_commands_use_options_that_exist() -> None:
     assert set(re.findall(r"--\w+", baking)) <= flags("bake")
 
 
+def test_vllm_serves_what_was_baked_in_its_precision() -> None:
+    """`bake` refuses a folder that exists, as a mounted one does, and vLLM computes float32 in 16 bits unless told."""
+    baking, serving = COMPOSE["services"]["bake"], COMPOSE["services"]["vllm"]
+    script = baking["entrypoint"][-1]
+    options = dict(zip(serving["command"][::2], serving["command"][1::2], strict=True))
+    mounts = {volume.split(":")[1] for service in (baking, serving) for volume in service["volumes"]}
+    out, dtype = (re.search(rf"{flag} (\S+)", script) for flag in ("--out", "--dtype"))
+    assert out is not None and out[1] == options["--model"] and out[1] not in mounts
+    assert str(Path(out[1]).parent) in mounts and f"test -f {out[1]}/clinprompt.json ||" in script
+    assert dtype is not None and dtype[1] == options["--dtype"]
+
+
 def test_unprivileged_and_on_loopback() -> None:
     assert re.findall(r"^USER (.+)$", DOCKERFILE, re.M)[-1] == "10001"
     for service in COMPOSE["services"].values():
