@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,6 +17,7 @@ from clinprompt.adapters.joint import JointBank
 from clinprompt.architecture.discrete import load_architecture
 from clinprompt.architecture.network import Architecture
 from clinprompt.errors import TrainingError
+from clinprompt.training import relaxing
 from clinprompt.training import search as searching
 from clinprompt.training.learn import SourceTask, source_examples
 from clinprompt.training.multitask import MultitaskSettings
@@ -75,6 +77,24 @@ def test_an_interrupted_search_ends_as_an_uninterrupted_one(tmp_path: Path) -> N
     assert parts.architecture.bare() == whole.architecture.bare() and parts.tokens == whole.tokens
     with pytest.raises(TrainingError, match="other settings"):
         search(backbone, sources, SETTINGS.model_copy(update={"seed": 1}), tmp_path / "parts")
+
+
+def test_validation_is_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two validations of 0.2 s each."""
+    examples = [source_examples(tiny(), ner_task(), MultitaskSettings(), 4, "front")]
+    real = relaxing.validation_losses
+
+    def slow(*given: Any) -> torch.Tensor:
+        time.sleep(0.2)
+        return real(*given)
+
+    short = LOOP.model_copy(update={"steps": 1})
+    trained = relax(tiny(), examples, Cell(1, 8, 4, 4), RELAX.model_copy(update={"loop": short})).tokens
+    begun = time.monotonic()
+    monkeypatch.setattr(relaxing, "validation_losses", slow)
+    found = relax(tiny(), examples, Cell(1, 8, 4, 4), RELAX.model_copy(update={"loop": short}))
+    assert 0.4 <= found.seconds <= time.monotonic() - begun
+    assert found.tokens == trained
 
 
 @pytest.mark.parametrize("call", [3, 4])

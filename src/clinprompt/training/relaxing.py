@@ -86,7 +86,8 @@ class Cell:
 @dataclass
 class Relaxed:
     """What a relaxed search ended with. `relaxed`, `discrete`: mean validation losses over the tasks, before and after
-    the choice; `weights` (slots, candidates): softmax of the logits; `seconds` and `tokens` are what it cost."""
+    the choice; `weights` (slots, candidates): softmax of the logits; `seconds` is what it cost, validation included,
+    `tokens` what it was trained on. What was done after the last checkpoint of a killed process is in neither."""
 
     architecture: Architecture
     relaxed: float
@@ -154,7 +155,9 @@ def relax(
         raise
     if checkpoint is not None:
         _save(state, checkpoint, run)
-    return _measured(backbone, problems[0], settings, cell, state)
+    began, found = time.monotonic(), _measured(backbone, problems[0], settings, cell, state)
+    found.seconds += time.monotonic() - began
+    return found
 
 
 def halves(examples: Sequence[TaskExamples], seed: int) -> tuple[list[TaskExamples], list[TaskExamples]]:

@@ -3,7 +3,8 @@ its trials one relaxed search (`training.relaxing`). The first four points are r
 search.
 
 Trials are compared by the validation loss of the chosen network as the search leaves it, not trained again. All of them
-are paid for: `search.json` sums their seconds and tokens, and a comparison has to charge them.
+are paid for: `search.json` sums their seconds (training and validation) and the tokens they were trained on, and a
+comparison has to charge them.
 """
 
 from __future__ import annotations
