@@ -240,7 +240,7 @@ def test_vectors_on_a_metaprompt_named_by_its_folder(meta: Path, place: Path, tm
 def test_devices_that_are_not_here(
     meta: Path, place: Path, tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: None)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     message = error("adapt", meta, place / "find.yaml", "--device", device, "--out", tmp_path / "x.safetensors")
     assert message.startswith(f"device {device!r} is not here. PyTorch ") and message.endswith("one of: cpu, auto.")
 

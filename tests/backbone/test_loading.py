@@ -84,7 +84,8 @@ def test_broken_folders_are_explained(folder: Path) -> None:
 
 def test_devices_are_those_that_are_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_backbone(folder, device="cpu").device == load_backbone(folder, device="cpu:0").device
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     with pytest.raises(BackboneError, match=r"'cuda:2' is not here\. Give one of: cpu, cuda, cuda:0, cuda:1, auto"):
         load_backbone(folder, device="cuda:2")

@@ -241,7 +241,7 @@ def _require_device(device: str | None) -> None:
     """Raises BackboneError for a device that this machine or this PyTorch does not have."""
     if device is None or device == "auto":
         return
-    found = torch.accelerator.current_accelerator(check_available=True)
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     here = [f"{found.type}:{index}" for index in range(torch.accelerator.device_count())] if found else []
     kinds = ["cpu", *([found.type] if found else []), *here]
     if device not in (*kinds, "cpu:0"):
