@@ -194,6 +194,32 @@ class Watched(dict[str, list[Record]]):
         return super().__getitem__(split)
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_a_sweep_that_died_while_it_scored_leaves_no_checkpoints(
+    last: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the cells of two targets that were trained together, or behind the last one."""
+    changes: dict[str, Any] = {"methods": ["pt"], "shots": ["full"]}
+    total, out = Sweep(bench(tmp_path, **changes), ResultsFile(tmp_path / "r.jsonl"), 32).total, tmp_path / "r.jsonl"
+    real, finished = Store.keep_cell, list[str]()
+
+    def dying(store: Store, line: dict[str, Any]) -> bool:
+        kept = real(store, line)
+        finished.append(line["id"])
+        if len(finished) == (total if last else 1):
+            raise KeyboardInterrupt
+        return kept
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Store, "keep_cell", dying)
+        run(bench(tmp_path, **changes), out)
+    left = {path.suffix for path in (tmp_path / "work" / "trainings").iterdir()}
+    assert total == 2 and left == {".json", ".safetensors"}
+    run(bench(tmp_path, **changes), out)
+    assert len(read_results(out).cells) == total
+    assert not list((tmp_path / "work" / "trainings").iterdir())
+
+
 @pytest.mark.parametrize("shots", [2, "full"])
 def test_selection_never_touches_test_records(shots: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     workbench = bench(tmp_path, methods=["pt"], shots=[shots], targets=["find-target"])

@@ -22,7 +22,7 @@ from clinprompt.experiments.multitask_protocol import parse_multitask_protocol
 from clinprompt.experiments.protocol import parse_protocol
 from clinprompt.experiments.results import Planned, other_numerics
 from clinprompt.experiments.store import ResultsFile, Store
-from clinprompt.experiments.trainings import Progress
+from clinprompt.experiments.trainings import Progress, forget
 from clinprompt.experiments.units import run_unit
 from clinprompt.experiments.workbench import Workbench
 from clinprompt.methods.registry import find_method
@@ -104,6 +104,7 @@ class Sweep:
             executor.metaprompts(metaprompt_jobs(self.bench, left), self._after_job)
             executor.units(self.units(), lambda unit: self._collect(unit.groups))
         self._collect(self.groups)
+        self._forget()
 
     def refresh(self) -> None:
         """Copy what other processes have finished so far into the results file."""
@@ -125,6 +126,12 @@ class Sweep:
         for line in self.results.lines():
             if line.get("kind", "cell") == "cell" and line["id"] in wanted:
                 self.bench.store.keep_cell(line)
+
+    def _forget(self) -> None:
+        """Delete checkpoints of finished groups that a killed process left."""
+        left = {group.selection for group in self.left()}
+        finished = [group for group in self.groups if group.selection not in left]
+        forget(self.bench, {name: name for group in finished for name in (group.selection, group.choice)})
 
     def _describe(self) -> None:
         """The lines about the sweep: which cells it has, and which records each test set."""

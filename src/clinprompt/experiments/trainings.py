@@ -145,12 +145,23 @@ def _placed(bench: Workbench) -> Backbone:
 
 
 def forget(bench: Workbench, selections: Selections) -> None:
-    """Delete the checkpoints of the trainings of these groups: their cells are finished."""
+    """Delete the checkpoints of the trainings of these groups, whose cells are finished; also of those that groups were
+    part of which were finished before an interruption."""
+    done = set(selections.values())
     for path in (bench.store.work / "trainings").glob("*.json"):
         note = read_json(path)
-        if note is not None and set(note["selections"].values()) <= set(selections.values()):
+        if note is None:
+            continue
+        of = set(note["selections"].values())
+        if of <= done or (of & done and of <= done | _finished(bench)):
             path.with_suffix(".safetensors").unlink(missing_ok=True)
             path.unlink(missing_ok=True)
+
+
+def _finished(bench: Workbench) -> set[str]:
+    """The selections of the sweep's groups that have all their cells."""
+    groups = bench.groups()
+    return {group.selection for group in groups if all(bench.store.has_cell(cell.id) for cell in group.cells)}
 
 
 def _costs(
