@@ -221,9 +221,9 @@ def test_nothing_partial_is_ever_left(tmp_path: Path, monkeypatch: pytest.Monkey
     save_task(task_for(tiny()), path)
     before = path.read_bytes()
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ArtifactError, match="disk full"):
         save_task(task_for(tiny(), seed=1), path)
-    assert path.read_bytes() == before
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
     assert load_task(path).prompt.shape == (5, 32)
 
 

@@ -30,7 +30,7 @@ def write_atomically(tensors: dict[str, Tensor], metadata: dict[str, Any], path:
         _write(plain, described, partial)
         partial.replace(path)
     except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
         with suppress(OSError):  # what cannot be written may not be removable either; the error says why
             partial.unlink(missing_ok=True)
         raise ArtifactError(
