@@ -21,7 +21,7 @@ from clinprompt.backbone.presets import PromptPosition
 from clinprompt.errors import TrainingError
 from clinprompt.prompts.multitask import MultitaskAdapter, save_multitask
 from clinprompt.training.batching import TaskExamples
-from clinprompt.training.identity import digest_of, task_digests, values_digest
+from clinprompt.training.identity import run_name, task_digests, values_digest
 from clinprompt.training.learn import SourceTask, claim_folder, source_examples, trained_card
 from clinprompt.training.loop import Fit, Problem, fit
 from clinprompt.training.multitask_banks import MultitaskBank, adapter_settings, multitask_bank, multitask_method
@@ -71,8 +71,8 @@ def learn_multitask(
     """Train one adapter on all tasks into `folder` (checkpoint, multitask.safetensors); the same call continues.
 
     `bank`: one that was begun elsewhere, of `settings.method`, whose values are part of what the run is; default: as
-    the method starts. Raises TrainingError for
-    repeated names or a folder that holds another run, BackboneError where the method does not fit the backbone.
+    the method starts. Raises TrainingError for repeated names or a folder that holds another run, BackboneError where
+    the method does not fit the backbone.
     """
     _check(sources)
     processes = processes or Processes()
@@ -141,7 +141,7 @@ def run_identity(
     described["loop"].pop("checkpoint_every")
     shapes = {name: list(values.shape) for name, values in bank.values().items()}
     begun = [] if start is None else [start]
-    return digest_of([backbone.fingerprint, described, shapes, task_digests(examples), *begun])
+    return run_name(backbone, [described, shapes, task_digests(examples), *begun])
 
 
 def _check(sources: Sequence[SourceTask]) -> None:

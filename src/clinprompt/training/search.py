@@ -26,7 +26,7 @@ from clinprompt.architecture.space import MOST_SLOTS
 from clinprompt.backbone.model import Backbone
 from clinprompt.errors import TrainingError
 from clinprompt.training.batching import TaskExamples
-from clinprompt.training.identity import digest_of, task_digests
+from clinprompt.training.identity import run_name, task_digests
 from clinprompt.training.learn import SourceTask, claim_folder, source_examples
 from clinprompt.training.multitask import MultitaskSettings
 from clinprompt.training.processes import Processes
@@ -156,7 +156,7 @@ def _prepared(
     described = settings.model_dump(mode="json")
     del described["trials"]  # more trials continue the same search
     described["relax"]["loop"].pop("checkpoint_every")
-    return examples, digest_of([backbone.fingerprint, described, task_digests(examples)])
+    return examples, run_name(backbone, [described, task_digests(examples)])
 
 
 def _trial(
