@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from clinprompt.adapters.joint import PREFIX, JointBank
-from clinprompt.adapters.lora import ALL_LINEAR, Targets, lora_bank, lora_parameters
+from clinprompt.adapters.linear import ALL_LINEAR, Targets
+from clinprompt.adapters.lora import lora_bank, lora_parameters
 from clinprompt.adapters.network import network_bank, network_parameters
 from clinprompt.adapters.prefix import prefix_bank, prefix_parameters
 from clinprompt.architecture.network import Architecture
