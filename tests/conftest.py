@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# Started in the background of a shell, pytest inherits that Ctrl-C is ignored; tests of it need Python's own handler.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The suite gives the same answer twice; HYPOTHESIS_PROFILE=explore looks for new counter-examples.
 settings.register_profile("repeatable", derandomize=True)

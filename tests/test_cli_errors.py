@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def test_another_backbone_is_refused(meta: Path, place: Path, tmp_path: Path) ->
             ("--method", "full", "--rank", "4"),
             "--rank belongs to --method lora, lora+prefix, peml; full does",
         ),
-        (("--method", "lora", "--targets", "query"), "lora.targets: no linear layer is called 'query'. Known: "),
+        (("--method", "lora", "--targets", "query"), "targets: no linear layer is called 'query'. Known: "),
         (("--prompt-length", "9"), "--prompt-length belongs to --method pt, prefix, lora+prefix, peml; mpt does not"),
         (("--mode", "half"), "settings: `mode`: Input should be 'full', 'vectors', 'group' or 'shared'"),
         (("--learning-rate", "-1"), "settings: `loop.learning_rate`: Input should be greater than 0"),
@@ -271,7 +272,7 @@ def test_interrupted_and_continued(meta: Path, place: Path, tmp_path: Path, monk
 
     def stop_at_the_third(*arguments: Any) -> float:
         if next(calls) == 2:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         return step(*arguments)
 
     monkeypatch.setattr(loop, "_train_step", stop_at_the_third)
