@@ -8,7 +8,8 @@ No test record is read: this is how to look for a better setting without spendin
 same examples; with `--shots 20 --draws 3` the draws of the sweep. Metaprompts are those that the sweep has learned
 (`clinprompt benchmark --work`). One JSON line per method, target, rate and draw; a line that is there is not computed
 again. The table at the end averages each method's best rate per target over targets, with how often it beats the first
-method named, draw by draw.
+method named, draw by draw. With `--score N` what was trained also answers N validation records, and a second table has
+loss and headline metric for every rate: whether the better loss is the better answer.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ import yaml
 
 from clinprompt.backbone.model import load_backbone
 from clinprompt.errors import ClinpromptError
+from clinprompt.evaluation.answerer import of_task
+from clinprompt.evaluation.evaluate import evaluate_records
 from clinprompt.experiments.protocol import FULL, Shots, narrowed, parse_protocol
 from clinprompt.experiments.store import Store
 from clinprompt.experiments.workbench import Workbench
+from clinprompt.prompts.artifact import TaskPrompt
 from clinprompt.training.adapt import Plan, adapt
 from clinprompt.training.settings import AdaptSettings, changed
 
@@ -50,8 +54,10 @@ def workbench(
     return Workbench(parse_protocol(raw), load_backbone("embedded", autocast=autocast), Store(work), data_dir)
 
 
-def measure(bench: Workbench, method: str, shots: Shots, wanted: Mapping[Item, AdaptSettings], most: int) -> list[Line]:
-    """Train the wanted items of a method, `most` rows at a time: a line each."""
+def measure(
+    bench: Workbench, method: str, shots: Shots, wanted: Mapping[Item, AdaptSettings], most: int, scored: int
+) -> list[Line]:
+    """Train the wanted items of a method, `most` rows at a time: a line each, with the score on `scored` records."""
     spec = bench.spec(method)
     metaprompt = bench.metaprompt(spec, 0)
     length = None if spec.needs_metaprompt else bench.prompt_length()
@@ -59,11 +65,17 @@ def measure(bench: Workbench, method: str, shots: Shots, wanted: Mapping[Item, A
     for first in range(0, len(items), most):
         part = items[first : first + most]
         plans = [Plan(bench.trainee(item[0]), wanted[item]) for item in part]
-        losses = adapt(bench.backbone, metaprompt, plans, prompt_length=length).fit.validation.tolist()
-        for item, loss in zip(part, losses, strict=True):
-            own = _identity(method, shots, wanted[item], item)
-            lines.append(dict(zip(IDENTITY, own, strict=True)) | {"loss": round(loss, 4)})
+        adapted = adapt(bench.backbone, metaprompt, plans, prompt_length=length)
+        for item, file, loss in zip(part, adapted.tasks, adapted.fit.validation.tolist(), strict=True):
+            line = dict(zip(IDENTITY, _identity(method, shots, wanted[item], item), strict=True))
+            lines.append(line | {"loss": round(loss, 4)} | (_score(bench, item[0], file, scored) if scored else {}))
     return lines
+
+
+def _score(bench: Workbench, target: str, file: TaskPrompt, most: int) -> Line:
+    """The headline metric on validation records, 0 to 100."""
+    found = evaluate_records(of_task(bench.backbone, file), bench.trainee(target).validation, limit=most)
+    return {"metric": found.headline, "score": round(found.value.value, 2), "records": found.n}
 
 
 def _settings(bench: Workbench, method: str, shots: Shots, steps: int | None, rates: Rates, draw: int) -> AdaptSettings:
@@ -91,6 +103,22 @@ def table(lines: Sequence[Line]) -> str:
     return "\n".join(rows)
 
 
+def rates_table(lines: Sequence[Line]) -> str:
+    """Markdown: per method and rates each target's loss and score, mean over draws."""
+    targets = list(dict.fromkeys(line["target"] for line in lines))
+    settings = list(dict.fromkeys((line["method"], line["rate"], line["vector_rate"]) for line in lines))
+    rows = [f"| method | rates | {' | '.join(targets)} |", "|---" * (len(targets) + 2) + "|"]
+    for method, *rates in settings:
+        of_target = [
+            [x for x in lines if (x["method"], x["rate"], x["vector_rate"], x["target"]) == (method, *rates, target)]
+            for target in targets
+        ]
+        means = [(_mean({x["draw"]: x[what] for x in part}) for what in ("loss", "score")) for part in of_target]
+        cells = [f"{loss:.3f}, {score:.1f}" for loss, score in means]
+        rows.append(f"| {method} | {' / '.join(str(rate) for rate in rates)} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def _mean(by_draw: Mapping[int, float]) -> float:
     return sum(by_draw.values()) / len(by_draw)
 
@@ -115,6 +143,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shots", default=FULL, help=f"examples per draw, or {FULL}")
     parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--steps", type=int, help="default: the plan's")
+    parser.add_argument("--score", type=int, default=0, metavar="N", help="also answer N validation records")
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--rows", type=int, default=16, help="rows that train together")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--autocast", action="store_true", help="bf16 autocast")
@@ -130,9 +160,12 @@ def main() -> None:
     if len(vectors) != len(args.rates):
         raise SystemExit(f"--vector-rates: {len(vectors)} for {len(args.rates)} rates")
     known = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.is_file() else []
-    there = {tuple(line[key] for key in IDENTITY): line for line in known}
+    there = {tuple(line[key] for key in IDENTITY): line for line in known if "score" in line or not args.score}
     grid: list[Item] = [
-        (t, rates, d) for t in TARGETS for rates in zip(args.rates, vectors, strict=True) for d in range(args.draws)
+        (t, rates, d)
+        for t in args.targets
+        for rates in zip(args.rates, vectors, strict=True)
+        for d in range(args.draws)
     ]
     lines: list[Line] = []
     try:
@@ -141,7 +174,7 @@ def main() -> None:
             settings = {item: _settings(bench, method, shots, args.steps, *item[1:]) for item in grid}
             keys = [_identity(method, shots, settings[item], item) for item in grid]
             missing = {item: settings[item] for item, key in zip(grid, keys, strict=True) if key not in there}
-            fresh = measure(bench, method, shots, missing, args.rows)
+            fresh = measure(bench, method, shots, missing, args.rows, args.score)
             with args.out.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(line) + "\n" for line in fresh)
             there |= {tuple(line[key] for key in IDENTITY): line for line in fresh}
@@ -150,6 +183,8 @@ def main() -> None:
     except ClinpromptError as error:
         raise SystemExit(str(error)) from None
     print(table(lines))
+    if args.score:
+        print(f"\nLoss, and score of {args.score} validation records:\n{rates_table(lines)}")
 
 
 if __name__ == "__main__":
