@@ -113,7 +113,7 @@ def rates_table(lines: Sequence[Line]) -> str:
             [x for x in lines if (x["method"], x["rate"], x["vector_rate"], x["target"]) == (method, *rates, target)]
             for target in targets
         ]
-        means = [(_mean({x["draw"]: x[what] for x in part}) for what in ("loss", "score")) for part in of_target]
+        means = [[_mean({x["draw"]: x[what] for x in part}) for what in ("loss", "score")] for part in of_target]
         cells = [f"{loss:.3f}, {score:.1f}" for loss, score in means]
         rows.append(f"| {method} | {' / '.join(str(rate) for rate in rates)} | {' | '.join(cells)} |")
     return "\n".join(rows)
