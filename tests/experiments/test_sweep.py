@@ -220,9 +220,12 @@ def test_a_sweep_that_died_while_it_scored_leaves_no_checkpoints(
     assert not list((tmp_path / "work" / "trainings").iterdir())
 
 
-@pytest.mark.parametrize("shots", [2, "full"])
-def test_selection_never_touches_test_records(shots: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    workbench = bench(tmp_path, methods=["pt"], shots=[shots], targets=["find-target"])
+@pytest.mark.parametrize(("shots", "choose_by"), [(2, "loss"), ("full", "loss"), (2, "score")])
+def test_selection_never_touches_test_records(
+    shots: Any, choose_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: dict[str, Any] = {"methods": ["pt"], "shots": [shots], "targets": ["find-target"], "choose_by": choose_by}
+    workbench = bench(tmp_path, **changes)
     sweep = Sweep(workbench, ResultsFile(tmp_path / "r.jsonl"), 32)
     data = workbench.target("find-target")
     watched = Watched(data.splits)
@@ -235,7 +238,7 @@ def test_selection_never_touches_test_records(shots: Any, tmp_path: Path, monkey
     assert described <= 2  # to name the test set in the results file, before anything is trained
     assert watched.asked > described
     # And their content has no influence: with other test records the same trial wins with the same losses.
-    other = bench(tmp_path, methods=["pt"], shots=[shots], targets=["find-target"])
+    other = bench(tmp_path, **changes)
     moved = TaskData(data.task, data.role, {**data.splits, "test": data.splits["train"][:4]}, data.licence)
     other._targets["find-target"] = moved
     other.store = type(other.store)(tmp_path / "other-work")

@@ -17,7 +17,7 @@ def test_settings_of_a_method(name: str) -> None:
     assert (learn == LearnSettings()) == (not spec.learn)
     adapt = changed(AdaptSettings(), spec.adapt)
     trials = [changed(adapt, trial) for trial in spec.grid]
-    assert len({trial.model_dump_json() for trial in trials}) == len(spec.grid) == (4 if spec.trains else 0)
+    assert len({trial.model_dump_json() for trial in trials}) == len(spec.grid) == (5 if spec.trains else 0)
     assert adapt.method in ("mpt", "spot") if spec.needs_metaprompt else adapt.method not in ("mpt", "spot")
 
 
@@ -26,8 +26,8 @@ def test_a_third_trial_of_the_equal_cost_control_can_beat_the_first_two() -> Non
     cells that are computed already: they stay."""
     for name, spec in MULTITASK.items():
         rates = [trial["loop.learning_rate"] for trial in spec.grid]
-        assert rates == ([0.01, 0.03, 0.003, 0.1] if name == "prefix" else [0.001, 0.003, 0.01, 0.0003])
-    assert [trial["loop.learning_rate"] for trial in METHODS["lora"].grid] == [0.001, 0.003, 0.0003, 0.01]
+        assert rates == ([0.01, 0.03, 0.003, 0.1, 0.001] if name == "prefix" else [0.001, 0.003, 0.01, 0.0003])
+    assert [trial["loop.learning_rate"] for trial in METHODS["lora"].grid] == [0.001, 0.003, 0.0003, 0.01, 0.0001]
 
 
 def test_an_unknown_method_names_the_known() -> None:

@@ -78,6 +78,14 @@ def benchmark(
             show_default="target",
         ),
     ] = None,
+    choose_by: Annotated[
+        str | None,
+        typer.Option(
+            help="What of those records judges: loss, or score (of the answers to them).",
+            rich_help_panel=PROTOCOL,
+            show_default="loss",
+        ),
+    ] = None,
     train: Annotated[
         int | None,
         typer.Option(min=1, help="Training records of `full`.", rich_help_panel=PROTOCOL, show_default="400"),
@@ -159,12 +167,13 @@ def benchmark(
     protocol: Protocol | MultitaskProtocol
     if multitask:
         own = {"--shots": shots, "--draws": draws, "--few-shot-methods": few_shot_methods, "--choose-on": choose_on}
+        own |= {"--choose-by": choose_by}
         _check_multitask(own)
         overrides |= {"methods": _multitask_methods(methods), "tasks": _names(targets)}
         protocol = load_multitask_protocol(config, overrides)
     else:
         overrides |= {"methods": _methods(methods), "targets": _names(targets), "draws": draws}
-        overrides |= {"choose_on": choose_on}
+        overrides |= {"choose_on": choose_on, "choose_by": choose_by}
         overrides |= {"few_shot_methods": _names(few_shot_methods), "shots": shots_of(shots) if shots else None}
         protocol = load_protocol(config, overrides)
     setup = Setup(

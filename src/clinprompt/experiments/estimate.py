@@ -14,11 +14,11 @@ from typing import Any
 
 from clinprompt.evaluation.answerer import Answerer
 from clinprompt.experiments.cells import Group
+from clinprompt.experiments.choosing import must_try
 from clinprompt.experiments.metaprompts import metaprompt_jobs
 from clinprompt.experiments.multitask_bench import MultitaskBench
 from clinprompt.experiments.protocol import FULL
 from clinprompt.experiments.sweep import Sweep
-from clinprompt.experiments.units import must_try
 from clinprompt.experiments.workbench import Workbench, members
 from clinprompt.methods.registry import METHODS, MethodSpec
 from clinprompt.planning import calibrate, plan_adapt, plan_learn, plan_multitask, plan_search

@@ -67,6 +67,11 @@ class Protocol(BaseModel):
         description="whose validation records judge the trials: the target's; or those of some source tasks, on which "
         "the trials are then trained, once for all targets",
     )
+    choose_by: Literal["loss", "score"] = Field(
+        default="loss",
+        description="what of those validation records judges: their loss, or the headline metric of their answers "
+        "(the loss among equals), which costs answering them once per trial",
+    )
     choose_sources: int = Field(default=3, ge=1, description="how many sources, with choose_on: sources")
     limits: Limits = Limits()
     target_limits: dict[str, dict[Literal["train", "validation", "test"], int]] = Field(

@@ -11,7 +11,9 @@ import torch
 
 from clinprompt.backbone.model import Backbone
 from clinprompt.errors import TrainingError
+from clinprompt.experiments.answering import answer_cells
 from clinprompt.experiments.cells import CellPlan, Group
+from clinprompt.experiments.choosing import choose
 from clinprompt.experiments.claims import Claims
 from clinprompt.experiments.lines import machine
 from clinprompt.experiments.metaprompts import Progress, metaprompt_jobs, run_job
@@ -21,7 +23,7 @@ from clinprompt.experiments.protocol import parse_protocol
 from clinprompt.experiments.results import Cell, numerics_text
 from clinprompt.experiments.store import ResultsFile, Store
 from clinprompt.experiments.trainings import Row, Trained
-from clinprompt.experiments.units import answer_cells, choose, score_cell
+from clinprompt.experiments.units import score_cell
 from clinprompt.experiments.workbench import Workbench
 
 COMPARED = ("metrics", "per_example", "errors", "test_set", "trials", "chosen", "metaprompt", "trainable")

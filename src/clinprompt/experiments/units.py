@@ -5,52 +5,23 @@ Test records are read by `answer_cells` and by nothing before it.
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from clinprompt.errors import TrainingError
-from clinprompt.evaluation.answerer import Answerer, answers_together, in_context, of_task, zero_shot
+from clinprompt.experiments.answering import Answers, answer_cells, in_company
 from clinprompt.experiments.cells import CellPlan, Group, Unit
+from clinprompt.experiments.choosing import Choice, choose, must_try
 from clinprompt.experiments.claims import Claims
-from clinprompt.experiments.energy import EnergyMeter
 from clinprompt.experiments.lines import machine, scored
-from clinprompt.experiments.protocol import ZERO_SHOT
-from clinprompt.experiments.results import Cell, Trial
+from clinprompt.experiments.results import Cell
 from clinprompt.experiments.spending import Cost
 from clinprompt.experiments.trainings import Progress, Row, Trained, forget
 from clinprompt.experiments.workbench import Workbench
 from clinprompt.methods.registry import MethodSpec
-from clinprompt.tasks.codec import Prediction
 from clinprompt.version import __version__
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The trials of a group with their mean validation losses, which one was chosen, and in which trainings. `cost`:
-    FLOPs and seconds of a choice that groups share; else its cells carry them."""
-
-    trials: tuple[Trial, ...]
-    chosen: int
-    trainings: tuple[tuple[Row, ...], ...]
-    cost: dict[str, float] | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        return ({"cost": self.cost} if self.cost else {}) | {
-            "trials": [trial.model_dump(mode="json") for trial in self.trials],
-            "chosen": self.chosen,
-            "trainings": [[row.as_list() for row in rows] for rows in self.trainings],
-        }
-
-    @classmethod
-    def from_json(cls, found: dict[str, Any]) -> Choice:
-        trials = tuple(Trial.model_validate(trial) for trial in found["trials"])
-        trainings = tuple(tuple(Row(*r) for r in rows) for rows in found["trainings"])
-        return cls(trials, found["chosen"], trainings, found.get("cost"))
 
 
 def run_unit(
@@ -116,14 +87,6 @@ def _run(
     forget(bench, {name: name for group, _ in pending for name in (group.selection, group.choice)})
 
 
-def must_try(bench: Workbench, group: Group, cells: Sequence[CellPlan]) -> bool:
-    """Whether the group's trials have to be trained for these cells: until one is chosen, and for the cells of a run
-    that tries them, whose cost is that of all trials. A choice that groups share is tried once."""
-    if bench.store.selection(group.choice) is None:
-        return True
-    return not group.judges and any(cell.run in group.pool for cell in cells)
-
-
 @dataclass(frozen=True)
 class _Trainer:
     """Trains rows of groups that share a method and a number of shots."""
@@ -169,102 +132,6 @@ class _Trainer:
         )
 
 
-def choose(bench: Workbench, group: Group, tuned: dict[Row, Trained]) -> Choice:
-    """The trial with the lowest mean validation loss over the pool's runs (and the group's targets, or its judges).
-
-    A trial that lost its way in one run (no finite loss) is not chosen. Raises TrainingError if all did.
-    """
-    spec = bench.spec(group.method)
-    grid = [dict(changes) for changes in spec.grid[: bench.trials_of(spec, group.shots)]]
-    if not group.pool:
-        return Choice((), 0, ())
-    stored = bench.store.selection(group.choice)
-    if stored is not None:
-        return Choice.from_json(stored)
-    means = [
-        sum(tuned[Row(name, trial, *run)].loss for run in group.pool for name in group.judged_on)
-        / (len(group.pool) * len(group.judged_on))
-        for trial in range(len(grid))
-    ]
-    finite = [trial for trial, mean in enumerate(means) if math.isfinite(mean)]
-    if not finite:
-        raise TrainingError(f"{group.name}: no trial of the grid has a validation loss; are there validation records?")
-    whose = ("the sources " if group.judges else "") + ", ".join(group.judged_on)
-    on = f"validation loss of {whose}, mean over {len(group.pool)} runs"
-    trials = tuple(
-        Trial(values=changes, score=round(mean, 6) if math.isfinite(mean) else None, on=on)
-        for changes, mean in zip(grid, means, strict=True)
-    )
-    tried = [
-        tuned[Row(name, trial, *run)] for name in group.judged_on for run in group.pool for trial in range(len(grid))
-    ]
-    whole = sum((one.cost for one in tried), Cost(joules=0.0))
-    cost = {"flops": whole.flops, "seconds": round(whole.seconds, 3)} if group.judges else None
-    trainings = tuple(dict.fromkeys(one.rows for one in tried))
-    choice = Choice(trials, min(finite, key=lambda trial: means[trial]), trainings, cost)
-    return Choice.from_json(bench.store.keep_selection(group.choice, choice.as_json()))
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a cell says about the test records, and its share of what answering cost. `company`: the rows whose answers
-    shared batches with it, itself among them; empty if it was alone."""
-
-    predictions: Sequence[Prediction]
-    seconds: float
-    joules: float | None
-    company: tuple[Row, ...] = ()
-    in_context: dict[str, float | int] | None = None
-
-    def noted(self) -> dict[str, Any]:
-        """What of it belongs into a line's settings."""
-        found: dict[str, Any] = {"in_context": self.in_context} if self.in_context else {}
-        return found | ({"answered_with": [row.as_list() for row in self.company]} if self.company else {})
-
-
-def in_company(trained: Sequence[Trained], targets: Sequence[str]) -> list[list[int]]:
-    """Which of these rows are answered together: soft prompts of one target that come from one training (so that the
-    trainings a line names are enough to compute it again)."""
-    parts: dict[Any, list[int]] = {}
-    for index, (one, target) in enumerate(zip(trained, targets, strict=True)):
-        key = index if one.file.is_adapter else (target, one.rows)
-        parts.setdefault(key, []).append(index)
-    return list(parts.values())
-
-
-def answer_cells(
-    bench: Workbench,
-    spec: MethodSpec,
-    cells: Sequence[CellPlan],
-    trained: Sequence[Trained | None],
-    rows: Sequence[Row],
-    progress: Progress | None = None,
-) -> list[Answers]:
-    """Answer the test records of one target, for several cells in shared batches; `rows` are those of the cells."""
-    target, shown = cells[0].target, progress
-    gold = bench.test_records(target)
-    answerers = [_answerer(bench, spec, cell, one) for cell, one in zip(cells, trained, strict=True)]
-    told = (lambda done, total: shown(f"test of {target}", done, total, math.nan)) if shown else None
-    began, meter = time.monotonic(), EnergyMeter()
-    if len(cells) == 1:
-        found = [answerers[0].answers(gold, told)]
-    else:
-        found = answers_together(answerers, gold, told)
-    seconds, joules = (time.monotonic() - began) / len(cells), meter.joules()
-    shown_examples = answerers[0].in_context
-    company = tuple(rows) if len(cells) > 1 else ()
-    return [
-        Answers(
-            predictions,
-            seconds,
-            None if joules is None else joules / len(cells),
-            company,
-            shown_examples.summary() if shown_examples else None,
-        )
-        for predictions in found
-    ]
-
-
 def score_cell(
     bench: Workbench,
     spec: MethodSpec,
@@ -308,20 +175,6 @@ def score_cell(
         library=__version__,
         machine=machine(),
     )
-
-
-def _answerer(bench: Workbench, spec: MethodSpec, cell: CellPlan, trained: Trained | None) -> Answerer:
-    limit = bench.answer_limit(cell.target)
-    data = bench.target(cell.target)
-    if trained is not None:
-        return replace(of_task(bench.backbone, trained.file, data.task), limit=limit)
-    settings = bench.settings(spec.name, cell.shots, 0, cell.draw, cell.seed)
-    if spec.name == ZERO_SHOT:
-        asked = zero_shot(bench.backbone, data.task, limit)
-        return replace(asked, reserve=settings.target_reserve, window=settings.window)
-    train, shots = data.splits["train"], int(cell.shots)
-    shown = in_context(bench.backbone, data.task, train, shots, draw=cell.draw, seed=cell.seed, limit=limit)
-    return replace(shown, window=settings.window)
 
 
 def _settings(bench: Workbench, method: str, choice: Choice | None, trained: Trained | None) -> dict[str, Any]:

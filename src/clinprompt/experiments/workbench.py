@@ -269,6 +269,8 @@ class Workbench:
         }
         if spec.adapt.get("method") == "pt" and self.prompt_position() != self.backbone.preset.prompt_position:
             identity["prompt_position"] = self.prompt_position()
+        if pool and self.protocol.choose_by != "loss":
+            identity["choose_by"] = self.protocol.choose_by
         chooser = ""
         if judges:
             identity["choose_on"] = [self._judge_digest(name) for name in judges]

@@ -36,16 +36,17 @@ def _rates(*rates: float) -> tuple[Overrides, ...]:
 
 
 # Published working values of soft prompts on LLaMA-type models are 0.01 to 0.03, on T5 0.3 (MPT: 0.3 and 0.4).
-_PROMPT_RATES = (0.03, 0.1, 0.01, 0.3)
+_PROMPT_RATES = (0.03, 0.1, 0.01, 0.3, 0.003)  # few examples want the low ones (docs/results.md)
 _PROMPT_GRID = _rates(*_PROMPT_RATES)
 _MPT_GRID: tuple[Overrides, ...] = tuple(
     {"loop.learning_rate": rate, "loop.vector_learning_rate": rate} for rate in _PROMPT_RATES
 )
 # P-tuning v2 (arXiv 2110.07602) works at 5e-3 to 3e-2.
-_PREFIX_GRID = _rates(0.01, 0.03, 0.003, 0.1)
+_PREFIX_GRID = _rates(0.01, 0.03, 0.003, 0.1, 0.001)
 # LoRA (arXiv 2106.09685) uses 2e-4 on GPT-3, 5e-4 on RoBERTa; models of few million weights want more. Our choice.
-_LORA_GRID = _rates(0.001, 0.003, 0.0003, 0.01)
-_FULL_GRID = _rates(0.0001, 0.0003, 0.00003, 0.001)  # our choice: 8B models want the low end, small ones the high end
+_LORA_GRID = _rates(0.001, 0.003, 0.0003, 0.01, 0.0001)
+# Our choice: 8B models want the low end, small ones the high end.
+_FULL_GRID = _rates(0.0001, 0.0003, 0.00003, 0.001, 0.00001)
 
 _MPT: dict[str, Any] = {"method": "mpt", "mode": "full"}
 _NO_DISTILLATION: dict[str, Any] = {"weight_logits": 0.0, "weight_hidden": 0.0, "start": "vocabulary"}
