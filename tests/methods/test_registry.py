@@ -26,7 +26,7 @@ def test_a_third_trial_of_the_equal_cost_control_can_beat_the_first_two() -> Non
     cells that are computed already: they stay."""
     for name, spec in MULTITASK.items():
         rates = [trial["loop.learning_rate"] for trial in spec.grid]
-        assert rates == ([0.01, 0.03, 0.003, 0.1, 0.001] if name == "prefix" else [0.001, 0.003, 0.01, 0.0003])
+        assert rates == ([0.01, 0.03, 0.003, 0.1, 0.001] if name == "prefix" else [0.001, 0.003, 0.01, 0.0003, 0.0001])
     assert [trial["loop.learning_rate"] for trial in METHODS["lora"].grid] == [0.001, 0.003, 0.0003, 0.01, 0.0001]
 
 

@@ -159,7 +159,7 @@ METHODS: dict[str, MethodSpec] = {spec.name: spec for spec in _ALL}
 
 
 # Of two trials every multi-task LoRA chose the upper one (docs/reports), so a third looks above it. Our choice.
-_TOGETHER_GRID = _rates(0.001, 0.003, 0.01, 0.0003)
+_TOGETHER_GRID = _rates(0.001, 0.003, 0.01, 0.0003, 0.0001)
 
 
 def _together(name: str, summary: str, grid: tuple[Overrides, ...] = _TOGETHER_GRID) -> MethodSpec:
