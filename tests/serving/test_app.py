@@ -152,6 +152,7 @@ def test_health_metrics_docs(client: TestClient) -> None:
     assert client.get("/health").json()["status"] == "ok" and client.get("/ready").json()["ready"]
     assert "/v1/tasks/{names}/predict" in client.get("/openapi.json").json()["paths"]
     assert client.get("/docs").status_code == 200
+    assert client.post("/v1/tasks/entities/predict", json={"documents": ["x"]}).status_code == 200
     metrics = client.get("/metrics").text
     assert "clinprompt_tasks 7.0" in metrics and 'clinprompt_documents_total{task="entities"}' in metrics
 
