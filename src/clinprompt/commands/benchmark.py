@@ -167,7 +167,7 @@ def benchmark(
     protocol: Protocol | MultitaskProtocol
     if multitask:
         own = {"--shots": shots, "--draws": draws, "--few-shot-methods": few_shot_methods, "--choose-on": choose_on}
-        own |= {"--choose-by": choose_by}
+        own["--choose-by"] = choose_by
         _check_multitask(own)
         overrides |= {"methods": _multitask_methods(methods), "tasks": _names(targets)}
         protocol = load_multitask_protocol(config, overrides)

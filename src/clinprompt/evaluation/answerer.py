@@ -77,11 +77,13 @@ def answers_together(
     answerers: Sequence[Answerer], records: Sequence[Record], progress: Callable[[int, int], None] | None = None
 ) -> list[list[Prediction]]:
     """What each of several soft prompts of one task says about the records: their examples share batches, and the
-    answers are those of each alone (to rounding).
+    answers are those of each alone (to rounding). One answerer, of whatever kind, answers alone.
 
     Raises ValueError if they differ in more than their prompts.
     """
     first = answerers[0]
+    if len(answerers) == 1:
+        return [first.answers(records, progress)]
     prompts = [answerer.prompt for answerer in answerers if isinstance(answerer.prompt, Tensor)]
     alike = all(a.backbone is first.backbone and _asks(a) == _asks(first) for a in answerers)
     if len(prompts) < len(answerers) or not alike or first.in_context:

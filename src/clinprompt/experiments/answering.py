@@ -59,10 +59,7 @@ def answer_cells(
     answerers = [_answerer(bench, spec, cell, one) for cell, one in zip(cells, trained, strict=True)]
     told = (lambda done, total: shown(f"test of {target}", done, total, math.nan)) if shown else None
     began, meter = time.monotonic(), EnergyMeter()
-    if len(cells) == 1:
-        found = [answerers[0].answers(gold, told)]
-    else:
-        found = answers_together(answerers, gold, told)
+    found = answers_together(answerers, gold, told)
     seconds, joules = (time.monotonic() - began) / len(cells), meter.joules()
     shown_examples = answerers[0].in_context
     company = tuple(rows) if len(cells) > 1 else ()

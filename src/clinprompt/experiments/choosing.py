@@ -96,8 +96,7 @@ def _scores(bench: Workbench, tuned: dict[Row, Trained], rows: Sequence[Row]) ->
         data = bench.trainee(some[0].target)
         held = sample_records(data.task.name, data.validation, bench.protocol.limits.validation)
         who = [replace(of_task(bench.backbone, tuned[row].file), limit=bench.answer_limit(row.target)) for row in some]
-        answers = answers_together(who, held) if len(who) > 1 else [who[0].answers(held)]
-        for row, predictions in zip(some, answers, strict=True):
+        for row, predictions in zip(some, answers_together(who, held), strict=True):
             value = score(data.task, held, predictions)[headline(data.task)].value
             found[row] = 0.0 if math.isnan(value) else value
     return found

@@ -21,7 +21,7 @@ from clinprompt.experiments.multitask_bench import multitask_bench
 from clinprompt.experiments.multitask_protocol import parse_multitask_protocol
 from clinprompt.experiments.protocol import parse_protocol
 from clinprompt.experiments.results import Planned, other_numerics
-from clinprompt.experiments.store import ResultsFile, Store
+from clinprompt.experiments.store import Line, ResultsFile, Store
 from clinprompt.experiments.trainings import Progress, forget
 from clinprompt.experiments.units import run_unit
 from clinprompt.experiments.workbench import Workbench
@@ -95,8 +95,9 @@ class Sweep:
 
     def run(self, executor: Executor) -> None:
         """Compute what is left. Cells that the results file holds count as computed, wherever that was."""
-        self._agree_on_numerics()
-        self._adopt()
+        recorded = [line for line in self.results.lines() if line.get("kind", "cell") == "cell"]
+        self._agree_on_numerics(recorded)
+        self._adopt(recorded)
         self._describe()
         self._collect(self.groups)
         left = self.left()
@@ -110,21 +111,21 @@ class Sweep:
         """Copy what other processes have finished so far into the results file."""
         self._collect(self.groups)
 
-    def _agree_on_numerics(self) -> None:
-        """Raises TrainingError if the results file or the store have cells of another precision."""
+    def _agree_on_numerics(self, recorded: Sequence[Line]) -> None:
+        """Raises TrainingError if the results file (its cells) or the store have cells of another precision."""
         ours = self.bench.backbone.numerics
-        for line in self.results.lines():
-            theirs = line.get("settings", {}).get("numerics", ours) if line.get("kind", "cell") == "cell" else ours
+        for line in recorded:
+            theirs = line.get("settings", {}).get("numerics", ours)
             if theirs != ours:
                 what = f"{self.results.path}: cell {line['id']} was"
                 raise TrainingError(other_numerics(what, theirs, ours))
         self.bench.store.claim_numerics(ours)
 
-    def _adopt(self) -> None:
+    def _adopt(self, recorded: Sequence[Line]) -> None:
         """Put cells of the results file into the store, if they are not there."""
         wanted = {cell.id for group in self.groups for cell in group.cells}
-        for line in self.results.lines():
-            if line.get("kind", "cell") == "cell" and line["id"] in wanted:
+        for line in recorded:
+            if line["id"] in wanted:
                 self.bench.store.keep_cell(line)
 
     def _forget(self) -> None:

@@ -148,12 +148,11 @@ def forget(bench: Workbench, selections: Selections) -> None:
     """Delete the checkpoints of the trainings of these groups, whose cells are finished; also of those that groups were
     part of which were finished before an interruption."""
     done = set(selections.values())
-    for path in (bench.store.work / "trainings").glob("*.json"):
-        note = read_json(path)
-        if note is None:
-            continue
-        of = set(note["selections"].values())
-        if of <= done or (of & done and of <= done | _finished(bench)):
+    notes = {path: read_json(path) for path in (bench.store.work / "trainings").glob("*.json")}
+    groups = {path: set(note["selections"].values()) for path, note in notes.items() if note is not None}
+    finished = done | (_finished(bench) if any(of & done and of - done for of in groups.values()) else set())
+    for path, of in groups.items():
+        if of <= done or (of & done and of <= finished):
             path.with_suffix(".safetensors").unlink(missing_ok=True)
             path.unlink(missing_ok=True)
 

@@ -111,6 +111,7 @@ class VllmEngine:
     # -- tasks ------------------------------------------------------------------------------------------------------
 
     async def add(self, name: str, file: TaskPrompt) -> ServedTask:
+        """As `Engine.add`: a prompt that is not in the folder is baked, and a server of ours reads its weights anew."""
         async with self._changing:
             if not self._has(name, file):
                 if not self._reloads:
@@ -175,6 +176,7 @@ class VllmEngine:
             return await self._desk.run(lambda: self._generated(question, said))
 
     async def generate(self, question: Question) -> AsyncGenerator[Piece, None]:
+        """As `Engine.generate`; closing the generator ends the answer on the server."""
         async with self._taken():
             request = await self._desk.run(lambda: self._request(question))
             words, stopper = Detokenizer(self._baked.text.tokenizer), Stopper(question.stop)
