@@ -110,6 +110,21 @@ def test_adapt(place: Path, tmp_path: Path, arguments: tuple[str, ...], paramete
     assert scored["n"] == 3 and scored["sampled"] and scored["available"] == 6
 
 
+def test_source_prompts_of_spot_are_learned_and_adapted(place: Path, tmp_path: Path) -> None:
+    asked = ("learn", place / "suite.yaml", "--method", "spot", "--out", tmp_path / "run")
+    small = tuple(x for i, x in enumerate(LEARN) if "--steps" not in LEARN[max(0, i - 1) : i + 1])
+    found = run_json(*asked, *small)
+    assert found["sources"] and all(
+        s["teacher_loss"] == pytest.approx(s["validation_loss"], rel=1e-5) for s in found["sources"]
+    )
+    out = tmp_path / "task.safetensors"
+    sources, adapt = tmp_path / "run" / "metaprompt.safetensors", ("--method", "spot", "--steps", 2, "--score", 0)
+    run("adapt", sources, place / "infer.yaml", *adapt, "--out", out)
+    assert run_json("evaluate", out, place / "infer.yaml", "--limit", 3)["n"] == 3
+    for useless in (("--steps", 3), ("--rank", 2), ("--extend", sources)):
+        assert CliRunner().invoke(app, [str(x) for x in (*asked, *small, *useless)]).exit_code == 2
+
+
 def test_prompt_tuning_stands_where_the_metaprompt_does(place: Path, tmp_path: Path) -> None:
     """They are compared: length and position are the metaprompt's."""
     learned, meta, out = place / "run" / "metaprompt.safetensors", tmp_path / "end.safetensors", tmp_path / "pt.st"

@@ -108,12 +108,12 @@ class Estimate:
 
 
 def plan_learn(backbone: Backbone, examples: Sequence[TaskExamples], length: int, settings: LearnSettings) -> Estimate:
-    """The three stages of `learn` on these encoded tasks."""
+    """The three stages of `learn` on these encoded tasks; without students the first alone."""
     tasks, width = len(examples), backbone.width
     every = _sum(volume_of(e.train, length) for e in examples)
     validation = _sum(volume_of(e.validation[: settings.teacher.validation_limit], length) for e in examples)
     teacher = _rows(examples, length, settings.teacher)
-    distilled = bool(settings.weight_logits or settings.weight_hidden)
+    distilled = settings.students and bool(settings.weight_logits or settings.weight_hidden)
     source = _mixed(examples, length).times(settings.source.batch_size * settings.source.steps)
     student_flops = training_flops(backbone, source) + _validation_flops(backbone, validation, settings.source)
     if settings.weight_logits:
@@ -125,7 +125,8 @@ def plan_learn(backbone: Backbone, examples: Sequence[TaskExamples], length: int
     stages = [Stage("teachers", tasks * length * width, settings.teacher.steps, round(teacher.tokens), teacher_flops)]
     if distilled:
         stages.append(Stage("teacher states", 0, 0, round(every.tokens), forward_flops(backbone, every)))
-    stages.append(Stage("metaprompt", student, settings.source.steps, round(source.tokens), student_flops))
+    if settings.students:
+        stages.append(Stage("metaprompt", student, settings.source.steps, round(source.tokens), student_flops))
     micro = max(settings.teacher.micro_tokens, settings.source.micro_tokens)
     held = every.labels * len(settings.layers) * width * _bytes(backbone) if distilled else 0.0
     return _estimate(backbone, examples, stages, micro, tasks * length * width, held)

@@ -112,6 +112,7 @@ def learn(
       clinprompt learn my-suite.yaml --backbone llama-3.1-8b --device cuda --out runs/mine
       clinprompt learn open-clinical --data-dir corpora --method mtl-lora --out runs/mtl-lora
       clinprompt learn open-clinical --data-dir corpora --method mpt-generated --out runs/generated
+      clinprompt learn open-clinical --data-dir corpora --method spot --out runs/source-prompts
       clinprompt learn --extend runs/mine/metaprompt.safetensors new-task.yaml --old my-suite.yaml --out runs/more
     """
     from clinprompt import api
@@ -138,7 +139,7 @@ def learn(
     if architecture is not None and method not in NETWORKS:
         raise TrainingError(f"--architecture belongs to --method {' or '.join(NETWORKS)}; leave it out.")
     if method in METHODS and METHODS[method].learn:  # a metaprompt, learned in another way
-        _check_variant(method, extend)
+        _check_variant(method, extend, steps, rank)
         overrides |= dict(METHODS[method].learn)
         if architecture is not None:
             overrides["architecture"] = multitask.network(architecture)
@@ -194,9 +195,13 @@ def learn(
         _report(model, learned, sources, out, score, as_json, processes.main)
 
 
-def _check_variant(method: str, extend: str | None) -> None:
+def _check_variant(method: str, extend: str | None, steps: int | None, rank: int | None) -> None:
     if extend is not None:
         raise TrainingError(f"--method {method} says how a metaprompt is learned from a suite; leave out --extend.")
+    if method == "spot" and (steps is not None or rank is not None):
+        raise TrainingError(
+            "--method spot ends with the teachers: leave out --steps (--teacher-steps is theirs), --rank."
+        )
 
 
 def _check_extension(prompt_length: int | None, rank: int | None) -> None:
@@ -270,4 +275,5 @@ def _report(
     for found in rows:
         if found["skipped"]:
             say(f"{found['task']}: {found['skipped']} examples longer than the context were left out")
-    say(f"{path}: {trained:,} numbers, {size(path.stat().st_size)}. Next: clinprompt adapt {path} TASK --out FILE")
+    how = " --method spot" if learned.metaprompt.card.method == "spot" else ""
+    say(f"{path}: {trained:,} numbers, {size(path.stat().st_size)}. Next: clinprompt adapt {path} TASK{how} --out FILE")

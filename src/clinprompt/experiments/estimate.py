@@ -164,7 +164,8 @@ def _metaprompt_shape(bench: Workbench, spec: MethodSpec) -> tuple[int, int]:
     if not spec.needs_metaprompt:
         return 1, 0
     settings = bench.protocol.learn_settings(spec, bench.backbone.preset, 0)
-    return settings.rank if settings.decomposition else 1, len(members(bench.protocol.suite, "source"))
+    rank = settings.rank if settings.decomposition else 1
+    return rank if settings.students else bench.prompt_length(), len(members(bench.protocol.suite, "source"))
 
 
 def _sum(name: str, parts: Sequence[MethodEstimate]) -> MethodEstimate:

@@ -50,12 +50,9 @@ def metaprompt_jobs(bench: Workbench, groups: Iterable[Group]) -> list[MetaJob]:
 
 
 def variant(spec: MethodSpec) -> str:
-    """Name of a way to learn a metaprompt: the first MPT method that learns it so."""
-    return next(
-        other.name
-        for other in METHODS.values()
-        if other.needs_metaprompt and other.adapt.get("method") == "mpt" and dict(other.learn) == dict(spec.learn)
-    )
+    """Name of a way to learn a metaprompt: the first method that learns it so, MPT's own before others."""
+    alike = [other for other in METHODS.values() if other.needs_metaprompt and dict(other.learn) == dict(spec.learn)]
+    return min(alike, key=lambda other: other.adapt.get("method") != "mpt").name
 
 
 def run_job(

@@ -72,8 +72,9 @@ _ALL = (
     ),
     MethodSpec(
         "spot",
-        "prompt tuning from the best source prompt (SPoT, arXiv 2110.07904)",
+        "prompt tuning from the best source's own tuned prompt, its teacher (SPoT, arXiv 2110.07904)",
         needs_metaprompt=True,
+        learn={"students": False},
         adapt={"method": "spot", "start": "best"},
         grid=_PROMPT_GRID,
     ),

@@ -23,6 +23,7 @@ from clinprompt.errors import TrainingError
 from clinprompt.methods.generated import GeneratedBank, generated_bank, generated_rates
 from clinprompt.methods.mpt import decomposed_rates, source_bank, start_of_shared
 from clinprompt.methods.pt import prompt_rates
+from clinprompt.methods.spot import undistilled
 from clinprompt.prompts.artifact import Card, DataNote, Metaprompt, backbone_note, save_metaprompt
 from clinprompt.prompts.bank import DecomposedBank, DirectBank
 from clinprompt.prompts.files import read_file, write_atomically
@@ -93,10 +94,39 @@ def learn(
         home, of_teachers = teachers_folder, teachers_identity(backbone, settings, examples)
         of_states = f"{of_teachers}.{'.'.join(map(str, settings.layers))}"
     teachers, teacher_fit = train_teachers(backbone, examples, settings, length, home, of_teachers, processes, progress)
-    distillation = distil_from(backbone, teachers, examples, settings, home, of_states, processes, progress)
+    if settings.students:
+        distillation = distil_from(backbone, teachers, examples, settings, home, of_states, processes, progress)
+        checkpoint = folder / "source.checkpoint.safetensors"
+        (shared, u, v), source_fit = train_students(
+            backbone, examples, settings, teachers, distillation, checkpoint, run, processes, progress
+        )
+    else:
+        (shared, u, v), source_fit = undistilled(teachers.prompt.detach().cpu()), teacher_fit
+    method = "mpt" if settings.students else "spot"
+    card = trained_card("metaprompt", method, backbone, sources, examples, settings, position, source_fit)
+    metaprompt = Metaprompt(shared, u, v, card)
+    if processes.main:
+        metaprompt = save_metaprompt(metaprompt, folder / "metaprompt.safetensors")
+    processes.wait()
+    return Learned(metaprompt, teachers, teacher_fit, source_fit, examples)
+
+
+def train_students(
+    backbone: Backbone,
+    examples: Sequence[TaskExamples],
+    settings: LearnSettings,
+    teachers: DirectBank,
+    distillation: Distillation | None,
+    checkpoint: Path,
+    run: str,
+    processes: Processes,
+    progress: StageProgress | None,
+) -> tuple[tuple[Tensor, Tensor, Tensor], Fit]:
+    """The source stage: P* (l, d) and all task vectors u (T, l, r), v (T, d, r), from the teachers and the data."""
+    length = teachers.prompt.shape[1]
     first = initial_prompts(backbone, length, settings.initial, [settings.seed])[0].to(backbone.device)
     start = start_of_shared(teachers, first, settings.start)
-    bank = metaprompt_bank(start, len(sources), settings)
+    bank = metaprompt_bank(start, len(examples), settings)
     problem = Problem(
         bank=bank,
         tasks=examples,
@@ -118,17 +148,12 @@ def learn(
         backbone,
         problem,
         settings.source,
-        checkpoint=folder / "source.checkpoint.safetensors",
+        checkpoint=checkpoint,
         run=run,
         processes=processes,
         progress=stage_of(progress, "metaprompt"),
     )
-    card = trained_card("metaprompt", "mpt", backbone, sources, examples, settings, position, source_fit)
-    metaprompt = Metaprompt(folded(bank), bank.u.detach().cpu(), bank.v.detach().cpu(), card)
-    if processes.main:
-        metaprompt = save_metaprompt(metaprompt, folder / "metaprompt.safetensors")
-    processes.wait()
-    return Learned(metaprompt, teachers, teacher_fit, source_fit, examples)
+    return (folded(bank), bank.u.detach().cpu(), bank.v.detach().cpu()), source_fit
 
 
 def metaprompt_bank(start: Tensor, tasks: int, settings: LearnSettings) -> DecomposedBank | GeneratedBank:
@@ -167,7 +192,7 @@ def run_identity(backbone: Backbone, settings: LearnSettings, examples: Sequence
 SOURCE_STAGE = frozenset(
     (
         *("rank", "source", "weight_logits", "weight_hidden", "temperature", "layers"),
-        *("stochastic", "most_tasks", "decomposition", "start", "noise", "architecture"),
+        *("stochastic", "most_tasks", "decomposition", "start", "noise", "architecture", "students"),
     )
 )
 """Fields of LearnSettings that teachers do not depend on."""

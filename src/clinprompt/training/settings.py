@@ -104,20 +104,34 @@ class LearnSettings(BaseModel):
         default=None,
         description="a network that produces P* while it is learned (its length is the prompt's) [O]; none: P* itself",
     )
+    students: bool = Field(
+        default=True,
+        description="distil the teachers into P*, u and v; false: the file holds the teachers' prompts as they are, "
+        "the source prompts of SPoT, and nothing of the source stage counts",
+    )
     seed: int = 0
 
     @model_serializer(mode="wrap")
     def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a network settings are described as before there were any: identities of runs hang on it."""
+        """Without a network, with students, settings are described as before there was a choice: identities of runs
+        hang on it."""
         found: dict[str, Any] = handler(self)
         if found.get("architecture", ...) is None:
             del found["architecture"]
+        if found.get("students"):
+            del found["students"]
         return found
 
     @model_validator(mode="after")
     def _last_layer_last(self) -> Self:
         if not self.layers or self.layers[-1] != -1:
             raise ValueError("`layers` must end with -1: logits are computed from the last layer")
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_as_they_are(self) -> Self:
+        if not self.students and self.architecture is not None:
+            raise ValueError("`students: false` keeps the teachers' prompts as they are: leave out `architecture`")
         return self
 
 
@@ -132,6 +146,12 @@ class ExtendSettings(LearnSettings):
         "tasks' training data with their prompts as teachers",
     )
     replay: float = Field(default=0.8, gt=0, lt=1, description="share of each batch that is old tasks' (keep: replay)")
+
+    @model_validator(mode="after")
+    def _with_students(self) -> Self:
+        if not self.students:
+            raise ValueError("`students: false` belongs to a file of teachers alone; an extension is distilled")
+        return self
 
 
 class LoraSettings(BaseModel):
