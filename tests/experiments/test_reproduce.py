@@ -108,3 +108,17 @@ def test_shared_teachers_are_trained_once(tmp_path: Path) -> None:
     teachers = read_json(next((tmp_path / "work" / "teachers").iterdir()) / "cost.json")
     assert teachers is not None and set(teachers["seconds"]) == {"teachers", "teacher states"}
     assert all(line["seconds"] >= sum(teachers["seconds"].values()) * 0.9 for line in told)
+
+
+def test_a_learned_metaprompt_waits_for_nobody_who_learns_another_from_its_teachers(tmp_path: Path) -> None:
+    workbench = bench(tmp_path, methods=["mpt", "spot"], shots=[2], draws=1, trials=1, targets=["infer-target"])
+    Sweep(workbench, ResultsFile(tmp_path / "r.jsonl"), 32).run(Local(workbench, Claims(workbench.store.claims), 32))
+    told = [line for line in ResultsFile(tmp_path / "r.jsonl").lines() if line["kind"] == "metaprompt"]
+    assert {line["variant"] for line in told} == {"mpt", "spot"}
+    busy = Claims(workbench.store.claims)
+    with busy.beating():
+        assert busy.take([f"teachers-{folder.name}" for folder in (tmp_path / "work" / "teachers").iterdir()])
+        for line in lines(tmp_path / "r.jsonl"):
+            cell = recorded_cell(tmp_path / "r.jsonl", line["id"])
+            again = run_again(cell, workbench.backbone, tmp_path / "work", None)
+            assert not again.differences

@@ -63,7 +63,13 @@ def run_job(
     finished: Callable[[MetaLine], None],
     progress: Progress | None = None,
 ) -> bool:
-    """Learn what is missing; `finished` is called with each line. False if another worker is at it."""
+    """Learn what is missing; `finished` is called with each line. False if another worker is at it, which does not
+    matter where nothing is missing: that worker learns other variants from these teachers."""
+    there = [line for _, _, key in job.wanted if (line := _finished(bench, key)) is not None]
+    if len(there) == len(job.wanted):
+        for line in there:
+            finished(line)
+        return True
     names = [f"teachers-{job.teachers}"]
     if not claims.take(names):
         return False
@@ -77,10 +83,10 @@ def run_job(
 
 def _learned(bench: Workbench, teachers: str, name: str, seed: int, key: str, progress: Progress | None) -> MetaLine:
     """The line of a metaprompt, which is learned if it is not there."""
+    kept = _finished(bench, key)
+    if kept is not None:
+        return kept
     folder, shared = bench.store.metaprompt(key), bench.store.teachers(teachers)
-    kept = read_json(folder / "line.json")
-    if kept is not None and (folder / "metaprompt.safetensors").is_file():
-        return MetaLine.model_validate(kept)
     settings = bench.protocol.learn_settings(METHODS[name], bench.backbone.preset, seed)
     clock = StageClock(folder / "cost.json", shared / "cost.json", progress, f"{name} {seed}")
     try:
@@ -90,6 +96,14 @@ def _learned(bench: Workbench, teachers: str, name: str, seed: int, key: str, pr
     line = _line(bench, name, seed, learned, clock)
     write_json(folder / "line.json", line.model_dump(mode="json"))
     return line
+
+
+def _finished(bench: Workbench, key: str) -> MetaLine | None:
+    folder = bench.store.metaprompt(key)
+    kept = read_json(folder / "line.json")
+    if kept is None or not (folder / "metaprompt.safetensors").is_file():
+        return None
+    return MetaLine.model_validate(kept)
 
 
 def _line(bench: Workbench, name: str, seed: int, learned: Learned, clock: StageClock) -> MetaLine:
