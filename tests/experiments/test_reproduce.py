@@ -12,7 +12,9 @@ import pytest
 from clinprompt.commands.options import ModelChoice
 from clinprompt.errors import TrainingError
 from clinprompt.experiments.claims import Claims
+from clinprompt.experiments.metaprompts import metaprompt_jobs, run_job
 from clinprompt.experiments.reproduce import recorded_cell, run_again
+from clinprompt.experiments.results import MetaLine
 from clinprompt.experiments.store import ResultsFile, read_json
 from clinprompt.experiments.sweep import Local, Sweep
 from tests.experiments.workspace import bench
@@ -122,3 +124,22 @@ def test_a_learned_metaprompt_waits_for_nobody_who_learns_another_from_its_teach
             cell = recorded_cell(tmp_path / "r.jsonl", line["id"])
             again = run_again(cell, workbench.backbone, tmp_path / "work", None)
             assert not again.differences
+
+
+def test_variants_are_learned_side_by_side_once_their_teachers_are_there(tmp_path: Path) -> None:
+    workbench = bench(tmp_path, methods=["mpt", "mpt-no-stochastic"], shots=[0], targets=["infer-target"])
+    first, second = metaprompt_jobs(workbench, workbench.groups())
+    assert first.teachers == second.teachers
+    here, there = Claims(workbench.store.claims), Claims(workbench.store.claims)
+    found: dict[str, set[bool]] = {}
+
+    def beside(stage: str, *_: object) -> None:
+        if True not in found.get(stage, set()):
+            answer = run_job(workbench, second, there, finished=lambda _: None)
+            found.setdefault(stage.removeprefix("mpt 0: "), set()).add(answer)
+
+    lines: list[MetaLine] = []
+    assert run_job(workbench, first, here, finished=lines.append, progress=beside)
+    assert found["teachers"] == found["teacher states"] == {False} and True in found["metaprompt"]
+    assert lines[0].variant == "mpt" and workbench.store.metaprompt_line(second.key) is not None
+    assert not list(workbench.store.claims.iterdir())

@@ -73,3 +73,12 @@ def test_the_clock_of_a_metaprompt_is_written_while_it_is_learned(tmp_path: Path
     stages("metaprompt", 2, 2, 0.5)
     assert seconds(own) == {"metaprompt": 6}
     assert StageClock(own, shared).seconds == 12
+
+
+def test_teachers_are_handed_on_when_they_are_noted(tmp_path: Path, clock: SimpleNamespace) -> None:
+    own, shared, seen = tmp_path / "own.json", tmp_path / "shared.json", []
+    stages = StageClock(own, shared, taught=lambda: seen.append(seconds(shared)))
+    for stage in ("teachers", "teacher states", "metaprompt", "metaprompt"):
+        clock.now += 1
+        stages(stage, 1, 1, 0.5)
+    assert seen == [{"teachers": 1, "teacher states": 1}]

@@ -93,7 +93,7 @@ def estimate(sweep: Sweep, rate: float | None) -> SweepEstimate:
         found.setdefault(group.method, []).append(part)
         memory = max(memory, needed)
     jobs = metaprompt_jobs(bench, left)
-    missing = [(name, seed) for job in jobs for name, seed, key in job.wanted if not _learned(bench, key)]
+    missing = [(job.variant, job.seed) for job in jobs if not _learned(bench, job.key)]
     return SweepEstimate(
         cells=sweep.total,
         left=sum(part.cells for parts in found.values() for part in parts),

@@ -1,7 +1,8 @@
 """The metaprompts that the methods of a sweep need: each learned once, teachers shared between variants.
 
 A metaprompt lies in a folder named by its recipe (settings, seed, source data, backbone). Variants that differ in the
-source stage only share the folder of their teachers. What each stage cost is kept beside it, over interruptions.
+source stage only share the folder of their teachers; workers learn them side by side once the teachers are there. What
+each stage cost is kept beside it, over interruptions.
 """
 
 from __future__ import annotations
@@ -30,23 +31,25 @@ SHARED_STAGES = ("teachers", "teacher states")
 
 @dataclass(frozen=True)
 class MetaJob:
-    """Metaprompts that share their teachers, learned one after the other: (method, seed, key) each."""
+    """A metaprompt to be learned: by which method, at which seed, and the keys of it and of its teachers."""
 
+    variant: str
+    seed: int
+    key: str
     teachers: str
-    wanted: tuple[tuple[str, int, str], ...]
 
 
 def metaprompt_jobs(bench: Workbench, groups: Iterable[Group]) -> list[MetaJob]:
     """What must be learned before the unfinished cells of these groups can be computed, or told in the results."""
-    jobs: dict[str, dict[str, tuple[str, int, str]]] = {}
+    jobs: dict[str, MetaJob] = {}
     for group in groups:
         spec = bench.spec(group.method)
         if not spec.needs_metaprompt:
             continue
         for seed in sorted({cell.seed for cell in group.cells} | {seed for _, seed in group.pool}):
             key = bench.metaprompt_key(spec, seed)
-            jobs.setdefault(bench.teachers_key(spec, seed), {}).setdefault(key, (variant(spec), seed, key))
-    return [MetaJob(teachers, tuple(wanted.values())) for teachers, wanted in jobs.items()]
+            jobs.setdefault(key, MetaJob(variant(spec), seed, key, bench.teachers_key(spec, seed)))
+    return list(jobs.values())
 
 
 def variant(spec: MethodSpec) -> str:
@@ -63,37 +66,37 @@ def run_job(
     finished: Callable[[MetaLine], None],
     progress: Progress | None = None,
 ) -> bool:
-    """Learn what is missing; `finished` is called with each line. False if another worker is at it, which does not
-    matter where nothing is missing: that worker learns other variants from these teachers."""
-    there = [line for _, _, key in job.wanted if (line := _finished(bench, key)) is not None]
-    if len(there) == len(job.wanted):
-        for line in there:
-            finished(line)
-        return True
-    names = [f"teachers-{job.teachers}"]
-    if not claims.take(names):
-        return False
-    try:
-        for name, seed, key in job.wanted:
-            finished(_learned(bench, job.teachers, name, seed, key, progress))
-    finally:
-        claims.release(names)
+    """Learn what is missing; `finished` is called with its line. False if another worker is at it.
+
+    Teachers are claimed until they and their states are there: variants then learn from them side by side.
+    """
+    line = _finished(bench, job.key)
+    if line is None:
+        own, shared = f"metaprompt-{job.key}", f"teachers-{job.teachers}"
+        if not claims.take([own, shared]):
+            return False
+        try:
+            line = _learned(bench, job, progress, lambda: claims.release([shared]))
+        finally:
+            claims.release([own, shared])
+    finished(line)
     return True
 
 
-def _learned(bench: Workbench, teachers: str, name: str, seed: int, key: str, progress: Progress | None) -> MetaLine:
-    """The line of a metaprompt, which is learned if it is not there."""
-    kept = _finished(bench, key)
+def _learned(bench: Workbench, job: MetaJob, progress: Progress | None, taught: Callable[[], None]) -> MetaLine:
+    """The line of a metaprompt, which is learned if it is not there. `taught`: called when the teachers are done."""
+    kept = _finished(bench, job.key)
     if kept is not None:
         return kept
-    folder, shared = bench.store.metaprompt(key), bench.store.teachers(teachers)
-    settings = bench.protocol.learn_settings(METHODS[name], bench.backbone.preset, seed)
-    clock = StageClock(folder / "cost.json", shared / "cost.json", progress, f"{name} {seed}")
+    folder, shared = bench.store.metaprompt(job.key), bench.store.teachers(job.teachers)
+    settings = bench.protocol.learn_settings(METHODS[job.variant], bench.backbone.preset, job.seed)
+    shown = f"{job.variant} {job.seed}"
+    clock = StageClock(folder / "cost.json", shared / "cost.json", progress, shown, taught)
     try:
         learned = learn(bench.backbone, bench.sources(), settings, folder, teachers_folder=shared, progress=clock)
     finally:
         clock.save()
-    line = _line(bench, name, seed, learned, clock)
+    line = _line(bench, job.variant, job.seed, learned, clock)
     write_json(folder / "line.json", line.model_dump(mode="json"))
     return line
 
@@ -135,13 +138,15 @@ class StageClock:
     """A progress callback that sums seconds and joules per stage, in one file for the teachers and one for the rest,
     which are written every few seconds.
 
-    What variants share is counted in each of them: a line says what its metaprompt would have cost alone.
+    What variants share is counted in each of them: a line says what its metaprompt would have cost alone. `taught` is
+    called once, when the stages that they share are done and noted.
     """
 
     own: Path
     shared: Path
     shown: Progress | None = None
     name: str = ""
+    taught: Callable[[], None] | None = None
     spent: dict[str, float] = field(default_factory=dict)
     energy: dict[str, float] = field(default_factory=dict)
     measured: bool = True
@@ -169,9 +174,13 @@ class StageClock:
         self.energy[stage] = self.energy.get(stage, 0.0) + (joules or 0.0)
         self.measured = self.measured and joules is not None
         self._began, self._meter = now, EnergyMeter()
-        if now - self._saved >= SAVE_EVERY:
+        leaves = self.taught is not None and stage not in SHARED_STAGES
+        if leaves or now - self._saved >= SAVE_EVERY:
             self.save()
             self._saved = now
+        if self.taught is not None and leaves:
+            self.taught()
+            self.taught = None
         if self.shown:
             self.shown(f"{self.name}: {stage}", done, total, loss)
 

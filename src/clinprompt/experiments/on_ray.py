@@ -161,4 +161,4 @@ def _require_luck(deaths: int, piece: MetaJob | Unit) -> None:
 
 
 def _name(piece: MetaJob | Unit) -> str:
-    return piece.groups[0].name if isinstance(piece, Unit) else "metaprompt " + piece.wanted[0][0]
+    return piece.groups[0].name if isinstance(piece, Unit) else f"metaprompt {piece.variant}"

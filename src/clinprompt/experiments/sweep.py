@@ -142,10 +142,9 @@ class Sweep:
             self.results.append(_plain(test_set(name, self.bench.test_records(name))))
 
     def _after_job(self, job: MetaJob) -> None:
-        for _, _, key in job.wanted:
-            line = self.bench.store.metaprompt_line(key)
-            if line is not None:
-                self.results.append(line)
+        line = self.bench.store.metaprompt_line(job.key)
+        if line is not None:
+            self.results.append(line)
 
     def _collect(self, groups: Sequence[Group]) -> None:
         """Copy finished cells into the results file."""
