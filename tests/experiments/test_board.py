@@ -28,12 +28,12 @@ def valued(target: str, method: str, score: float, **more: int) -> Cell:
 
 def test_order_of_targets_and_methods() -> None:
     cells = [
-        made.cell(t, m, 0.5) for t in ("headqa", "e3c") for m in ("lora", "mine", "mpt-no-distillation", "mpt", "pt")
+        made.cell(t, m, 0.5) for t in ("headqa", "e3c") for m in ("lora", "mine", "mpt-no-distillation", "mpt", "spot", "pt")
     ]
     board = laid(cells)
     assert board.targets == ("e3c", "headqa")
-    assert board.methods == ("pt", "mpt", "mpt-no-distillation", "lora", "mine")
-    assert board.main_methods == ("pt", "mpt", "lora", "mine") and board.ablations == ("mpt-no-distillation",)
+    assert board.methods == ("pt", "spot", "mpt", "mpt-no-distillation", "lora", "mine")
+    assert board.main_methods == ("pt", "spot", "mpt", "lora", "mine") and board.ablations == ("mpt-no-distillation",)
     assert board.reference == "mpt" and laid(cells, reference="lora").reference == "lora"
 
 

@@ -40,8 +40,9 @@ def shots_order(shots: int | str) -> float:
 
 
 def is_ablation(method: str) -> bool:
-    """Methods whose metaprompt is learned in another way than the library does."""
-    return method in METHODS and bool(METHODS[method].learn)
+    """Variants of MPT whose metaprompt is learned in another way than the library does."""
+    spec = METHODS.get(method)
+    return spec is not None and bool(spec.learn) and spec.adapt.get("method") == "mpt"
 
 
 @dataclass(frozen=True)
