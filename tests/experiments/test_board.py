@@ -28,7 +28,9 @@ def valued(target: str, method: str, score: float, **more: int) -> Cell:
 
 def test_order_of_targets_and_methods() -> None:
     cells = [
-        made.cell(t, m, 0.5) for t in ("headqa", "e3c") for m in ("lora", "mine", "mpt-no-distillation", "mpt", "spot", "pt")
+        made.cell(t, m, 0.5)
+        for t in ("headqa", "e3c")
+        for m in ("lora", "mine", "mpt-no-distillation", "mpt", "spot", "pt")
     ]
     board = laid(cells)
     assert board.targets == ("e3c", "headqa")
