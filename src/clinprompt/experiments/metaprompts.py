@@ -102,9 +102,8 @@ def _learned(bench: Workbench, job: MetaJob, progress: Progress | None, taught: 
 
 
 def _finished(bench: Workbench, key: str) -> MetaLine | None:
-    folder = bench.store.metaprompt(key)
-    kept = read_json(folder / "line.json")
-    if kept is None or not (folder / "metaprompt.safetensors").is_file():
+    kept = bench.store.metaprompt_line(key)
+    if kept is None or not (bench.store.metaprompt(key) / "metaprompt.safetensors").is_file():
         return None
     return MetaLine.model_validate(kept)
 
