@@ -86,6 +86,23 @@ def test_options_narrow_a_file(tmp_path: Path) -> None:
         load_protocol(path, {"seeds": 1})
 
 
+def test_a_searched_network_generates_the_metaprompt_of_mpt_generated_alone(tmp_path: Path) -> None:
+    (tmp_path / "found.yaml").write_text("operations: [norm, gated]\nwidth: 8\nhidden: 4\nsearch: {seconds: 60}\n")
+    path = tmp_path / "plan.yaml"
+    path.write_text("suite: sample\nmethods: [mpt, mpt-generated]\ngenerator: found.yaml\n")
+    found = load_protocol(path, {})
+    mpt, generated = (found.learn_settings(find_method(name), PRESET, 0) for name in ("mpt", "mpt-generated"))
+    assert mpt.architecture is None
+    assert generated.architecture is not None and generated.architecture.operations == ("norm", "gated")
+    assert not generated.architecture.search  # its cost decides no identity, but is kept for the bill
+    network = found.network(find_method("mpt-generated"))
+    assert network is not None and network.search == {"seconds": 60}
+    assert load_protocol(path, {"methods": ("mpt",)}).generator is None
+    path.write_text("suite: sample\nmethods: [mpt-generated]\ngenerator: lost.yaml\n")
+    with pytest.raises(TrainingError, match="no such architecture file"):
+        load_protocol(path, {})
+
+
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
@@ -96,6 +113,7 @@ def test_options_narrow_a_file(tmp_path: Path) -> None:
         ({"trials": 9}, "grid of 'pt' holds"),
         ({"few_shot_methods": ["lora"]}, "not among `methods`"),
         ({"per_shots": {3: {}}}, "not among `shots`"),
+        ({"methods": ["mpt"], "generator": {"width": 4}}, "belongs to mpt-generated"),
         ({"drawz": 3}, "drawz"),
     ],
 )

@@ -15,6 +15,7 @@ from clinprompt.experiments.claims import Claims
 from clinprompt.experiments.metaprompts import metaprompt_jobs, run_job
 from clinprompt.experiments.reproduce import recorded_cell, run_again
 from clinprompt.experiments.results import MetaLine
+from clinprompt.experiments.spending import told_cost
 from clinprompt.experiments.store import ResultsFile, read_json
 from clinprompt.experiments.sweep import Local, Sweep
 from tests.experiments.workspace import bench
@@ -124,6 +125,21 @@ def test_a_learned_metaprompt_waits_for_nobody_who_learns_another_from_its_teach
             cell = recorded_cell(tmp_path / "r.jsonl", line["id"])
             again = run_again(cell, workbench.backbone, tmp_path / "work", None)
             assert not again.differences
+
+
+def test_a_metaprompt_from_a_searched_network_is_charged_the_search(tmp_path: Path) -> None:
+    network = {"width": 8, "hidden": 4, "search": {"seconds": 5000, "tokens": 1000}}
+    changes: dict[str, Any] = {"methods": ["mpt-generated"], "shots": [0], "targets": ["infer-target"]}
+    workbench = bench(tmp_path, **changes, generator=network)
+    (job,) = metaprompt_jobs(workbench, workbench.groups())
+    charged: list[MetaLine] = []
+    assert run_job(workbench, job, Claims(workbench.store.claims), finished=charged.append)
+    free = bench(tmp_path / "free", **changes, generator=network | {"search": {}})
+    (other,) = metaprompt_jobs(free, free.groups())
+    assert other.key == job.key
+    assert run_job(free, other, Claims(free.store.claims), finished=charged.append)
+    assert charged[0].seconds > 5000 > charged[1].seconds
+    assert charged[0].flops - charged[1].flops == told_cost(workbench.backbone, workbench.protocol.generator).flops > 0
 
 
 def test_variants_are_learned_side_by_side_once_their_teachers_are_there(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from clinprompt.experiments.claims import Claims
 from clinprompt.experiments.energy import EnergyMeter
 from clinprompt.experiments.lines import machine
 from clinprompt.experiments.results import MetaLine
-from clinprompt.experiments.spending import SAVE_EVERY
+from clinprompt.experiments.spending import SAVE_EVERY, told_cost
 from clinprompt.experiments.store import read_json, write_json
 from clinprompt.experiments.workbench import Workbench
 from clinprompt.methods.registry import METHODS, MethodSpec
@@ -113,6 +113,7 @@ def _line(bench: Workbench, name: str, seed: int, learned: Learned, clock: Stage
     settings = bench.protocol.learn_settings(METHODS[name], bench.backbone.preset, seed)
     length = metaprompt.shared.shape[0]
     estimate = plan_learn(bench.backbone, learned.examples, length, settings)
+    searched = told_cost(bench.backbone, bench.protocol.network(METHODS[name]))
     tensors = (metaprompt.shared, metaprompt.u, metaprompt.v)
     return MetaLine(
         variant=name,
@@ -120,9 +121,9 @@ def _line(bench: Workbench, name: str, seed: int, learned: Learned, clock: Stage
         digest=metaprompt.digest,
         suite=bench.protocol.suite,
         sources=tuple(metaprompt.names),
-        seconds=round(clock.seconds, 2),
-        flops=estimate.flops,
-        joules=clock.joules,
+        seconds=round(clock.seconds + searched.seconds, 2),
+        flops=estimate.flops + searched.flops,
+        joules=None if searched.joules is None else clock.joules,
         stored_bytes=sum(t.numel() * t.element_size() for t in tensors),
         trainable=estimate.stages[-1].parameters,
         backbone=bench.backbone.name,

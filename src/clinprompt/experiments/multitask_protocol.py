@@ -12,9 +12,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from clinprompt.architecture.discrete import load_architecture
 from clinprompt.architecture.network import Architecture
-from clinprompt.experiments.protocol import FULL, ZERO_SHOT, Limits, Protocol, flattened, validated
+from clinprompt.experiments.protocol import FULL, ZERO_SHOT, Limits, Protocol, flattened, read_network, validated
 from clinprompt.methods.registry import MULTITASK, MethodSpec, find_multitask
 from clinprompt.suites import Role
 from clinprompt.training.multitask import MultitaskSettings
@@ -159,15 +158,10 @@ def load_multitask_protocol(path: Path | None, overrides: Mapping[str, Any]) -> 
     rows = dict.fromkeys(rows) if isinstance(rows, list) else dict(rows)
     names = given.pop("methods", None)
     raw["methods"] = {name: rows.get(name) for name in (names or rows)}
-    _read_architectures(raw["methods"], path)
+    for name, row in raw["methods"].items():
+        if isinstance(row, Mapping) and "architecture" in row:
+            raw["methods"][name] = {**row, "architecture": read_network(row["architecture"], path)}
     return parse_multitask_protocol({**raw, **given}, str(path or "benchmark --multitask"))
-
-
-def _read_architectures(rows: dict[str, Any], path: Path | None) -> None:
-    for name, row in rows.items():
-        if isinstance(row, Mapping) and isinstance(row.get("architecture"), str):
-            file = (path.parent if path else Path()) / row["architecture"]
-            rows[name] = {**row, "architecture": load_architecture(file).model_dump(mode="json")}
 
 
 def parse_multitask_protocol(raw: Mapping[str, Any], where: str = "benchmark --multitask") -> MultitaskProtocol:

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from clinprompt.backbone.flops import body_parameters
-from clinprompt.experiments.spending import Cost, Spending
+from clinprompt.experiments.spending import Cost, Spending, told_cost
 from clinprompt.experiments.store import read_json, write_json
 from clinprompt.experiments.trainings import Progress, Row, Trained, named
 from clinprompt.planning import plan_multitask, plan_search
@@ -98,15 +97,10 @@ def searched(bench: MultitaskBench, name: str, progress: Progress | None = None)
 
 
 def search_cost(bench: MultitaskBench, name: str, found: Mapping[str, Any] | None) -> Cost:
-    """What finding a row's network has cost: its search here, or what the file of a given one says of seconds and
-    tokens (FLOPs then by 4·N per token)."""
+    """What finding a row's network has cost: its search here, or what the file of a given one says."""
     if found is not None:
         return Cost(0, found["flops"], found["seconds"], found["joules"])
-    given = bench.contender(name).architecture
-    if given is None or not given.search:
-        return Cost(joules=0.0)
-    tokens = float(given.search.get("tokens", 0))
-    return Cost(0, 4.0 * body_parameters(bench.backbone) * tokens, float(given.search.get("seconds", 0)), None)
+    return told_cost(bench.backbone, bench.contender(name).architecture)
 
 
 def share(cost: Cost, tasks: int) -> Cost:

@@ -13,6 +13,8 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from clinprompt.architecture.discrete import load_architecture
+from clinprompt.architecture.network import Architecture
 from clinprompt.backbone.presets import BackbonePreset
 from clinprompt.errors import TrainingError
 from clinprompt.methods.registry import METHODS, MethodSpec, find_method
@@ -24,6 +26,8 @@ ZERO_SHOT = "zero-shot"
 IN_CONTEXT = "in-context"
 DEFAULT_METHODS = ("zero-shot", "pt", "mpt")
 DEFAULT_SHOTS: tuple[Shots, ...] = (0, 1, 5, 10, 20, FULL)
+GENERATED = "architecture"
+"""The setting of a metaprompt that a network produces."""
 _RATES = ("learning_rate", "vector_learning_rate")
 M = TypeVar("M", bound=BaseModel)
 
@@ -79,6 +83,11 @@ class Protocol(BaseModel):
         description="records of a target's splits that are used at all, by hash; draws are made from these",
     )
     learn: dict[str, Any] = Field(default_factory=dict)
+    generator: Architecture | None = Field(
+        default=None,
+        description="the network of mpt-generated, from a file; what its search cost is charged. Null: one tanh "
+        "bottleneck",
+    )
     adapt: dict[str, Any] = Field(default_factory=dict)
     few_shot: dict[str, Any] = Field(default_factory=dict, description="changes of `adapt` for numbers of shots")
     per_shots: dict[int, dict[str, Any]] = Field(default_factory=dict, description="further changes for one number")
@@ -114,6 +123,8 @@ class Protocol(BaseModel):
                 f"{self.trials} trials, but the grid of {short[0]!r} holds {len(METHODS[short[0]].grid)}; "
                 "every method gets the same number"
             )
+        if self.generator and not any(GENERATED in METHODS[name].learn for name in self.methods):
+            raise ValueError("`generator` belongs to mpt-generated, which is not among `methods`")
         unused = sorted(set(self.per_shots) - set(self.shots))
         if unused:
             raise ValueError(f"`per_shots` names {unused[0]} shots, which are not among `shots`")
@@ -127,7 +138,14 @@ class Protocol(BaseModel):
         """How the metaprompt of a method is learned: defaults, the preset's rates, `learn`, the method's variant."""
         given = flattened(self.learn)
         rates = {f"{stage}.{rate}": getattr(preset, rate) for stage in ("teacher", "source") for rate in _RATES}
-        return changed(LearnSettings(), {**rates, **given, **spec.learn, "seed": seed})
+        variant = dict(spec.learn)
+        if network := self.network(spec):
+            variant[GENERATED] = network.bare().model_dump(mode="json")
+        return changed(LearnSettings(), {**rates, **given, **variant, "seed": seed})
+
+    def network(self, spec: MethodSpec) -> Architecture | None:
+        """The given network of a method that has one; None: the method's own, or none."""
+        return self.generator if GENERATED in spec.learn else None
 
     def adapt_settings(
         self, spec: MethodSpec, preset: BackbonePreset, shots: Shots, trial: int, *, draw: int = 0, seed: int = 0
@@ -178,7 +196,8 @@ def flattened(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def load_protocol(path: Path | None, overrides: Mapping[str, Any]) -> Protocol:
     """A protocol from a YAML file (or the defaults) with overrides on top (`None` is ignored). Where an override leaves
-    out methods or shots, what the file says about those is left out too.
+    out methods or shots, what the file says about those is left out too. `generator` is a file's name, relative to the
+    configuration.
 
     Raises TrainingError naming the file and the key.
     """
@@ -186,9 +205,18 @@ def load_protocol(path: Path | None, overrides: Mapping[str, Any]) -> Protocol:
     raw = narrowed(read_mapping(path), given)
     merged = {**raw, "limits": {**(raw.get("limits") or {}), **(given.pop("limits", None) or {})}}
     steps = given.pop("steps", None)
+    if "generator" in merged:
+        merged["generator"] = read_network(merged["generator"], path)
     return parse_protocol(
         {**(merged if steps is None else with_steps(merged, steps)), **given}, str(path or "benchmark")
     )
+
+
+def read_network(given: Any, config: Path | None) -> Any:
+    """A network that a configuration names by its file, as a mapping; anything else as it is."""
+    if not isinstance(given, str):
+        return given
+    return load_architecture((config.parent if config else Path()) / given).model_dump(mode="json")
 
 
 def narrowed(raw: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,6 +230,8 @@ def narrowed(raw: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]
     for key, gone in (("method_seeds", methods), ("method_draws", methods), ("per_shots", shots)):
         if found.get(key):
             found[key] = {name: value for name, value in found[key].items() if name not in gone}
+    if found.get("generator") and any(GENERATED in METHODS[name].learn for name in methods & METHODS.keys()):
+        del found["generator"]
     return found
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from clinprompt.architecture.network import Architecture
+from clinprompt.backbone.flops import body_parameters
+from clinprompt.backbone.model import Backbone
 from clinprompt.experiments.energy import EnergyMeter
 from clinprompt.experiments.store import read_json, write_json
 
@@ -29,6 +32,14 @@ class Cost:
         both = self.joules is not None and other.joules is not None
         joules = (self.joules or 0.0) + (other.joules or 0.0) if both else None
         return Cost(self.trainable, self.flops + other.flops, self.seconds + other.seconds, joules)
+
+
+def told_cost(backbone: Backbone, network: Architecture | None) -> Cost:
+    """What the search for a network cost by its file: its seconds, and FLOPs by 4·N per token. Nothing without one."""
+    if network is None or not network.search:
+        return Cost(joules=0.0)
+    tokens = float(network.search.get("tokens", 0))
+    return Cost(0, 4.0 * body_parameters(backbone) * tokens, float(network.search.get("seconds", 0)), None)
 
 
 @dataclass
