@@ -6,10 +6,12 @@
 
 No test record is read: this is how to look for a better setting without spending the test split. Every method sees the
 same examples; with `--shots 20 --draws 3` the draws of the sweep. Metaprompts are those that the sweep has learned
-(`clinprompt benchmark --work`). One JSON line per method, target, rate and draw; a line that is there is not computed
-again. The table at the end averages each method's best rate per target over targets, with how often it beats the first
-method named, draw by draw. With `--score N` what was trained also answers N validation records, and a second table has
-loss and headline metric for every rate: whether the better loss is the better answer.
+(`clinprompt benchmark --work`). `--learn source.steps=450` changes how they are learned (or `prompt_length=64` how long
+prompts are): what is not there is learned first, and stands beside the plan's own. One JSON line per method, target,
+rate, draw and change; a line that is there is not computed again. The table at the end averages each method's best rate
+per target over targets, with how often it beats the first method named, draw by draw. With `--score N` what was trained
+also answers N validation records, and a second table has loss and headline metric for every rate: whether the better
+loss is the better answer.
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ import torch
 import yaml
 
 from clinprompt.backbone.model import load_backbone
-from clinprompt.errors import ClinpromptError
+from clinprompt.errors import ClinpromptError, TrainingError
 from clinprompt.evaluation.answerer import of_task
 from clinprompt.evaluation.evaluate import evaluate_records
-from clinprompt.experiments.protocol import FULL, Shots, narrowed, parse_protocol
+from clinprompt.experiments.claims import Claims
+from clinprompt.experiments.metaprompts import MetaJob, run_job, variant
+from clinprompt.experiments.protocol import FULL, Shots, flattened, narrowed, parse_protocol
 from clinprompt.experiments.store import Store
 from clinprompt.experiments.workbench import Workbench
 from clinprompt.prompts.artifact import TaskPrompt
@@ -44,21 +48,38 @@ Item = tuple[str, Rates, int]
 """Target, rates, draw."""
 
 
-def workbench(
-    config: Path, work: Path, data_dir: Path, methods: Sequence[str], shots: Shots, autocast: bool
-) -> Workbench:
-    """The plan of a sweep, with these methods at these shots alone."""
-    raw = yaml.safe_load(config.read_text(encoding="utf-8"))
-    given = {"methods": list(methods), "shots": [shots], "few_shot_methods": None, "targets": list(TARGETS)}
+def workbench(args: argparse.Namespace, shots: Shots, learn: Sequence[str]) -> Workbench:
+    """The plan of a sweep, with these methods at these shots alone, and KEY=VALUE changes of `learn`."""
+    raw = yaml.safe_load(args.config.read_text(encoding="utf-8"))
+    given = {"methods": list(args.methods), "shots": [shots], "few_shot_methods": None, "targets": list(TARGETS)}
     raw = narrowed(raw, given) | given | {"target_limits": {}, "method_draws": {}, "trials": 1}
-    return Workbench(parse_protocol(raw), load_backbone("embedded", autocast=autocast), Store(work), data_dir)
+    changes = {key: yaml.safe_load(value) for key, _, value in (change.partition("=") for change in learn)}
+    raw["learn"] = flattened(raw.get("learn") or {}) | changes
+    backbone = load_backbone("embedded", autocast=args.autocast)
+    return Workbench(parse_protocol(raw), backbone, Store(args.work), args.data_dir)
+
+
+def learn_missing(bench: Workbench, method: str) -> None:
+    """Learn the metaprompt of a method if the work folder does not have it. Raises TrainingError if another process is
+    at it."""
+    spec = bench.spec(method)
+    if not spec.needs_metaprompt:
+        return
+    job = MetaJob(variant(spec), 0, bench.metaprompt_key(spec, 0), bench.teachers_key(spec, 0))
+    claims = Claims(bench.store.claims)
+    with claims.beating():
+        if not run_job(bench, job, claims, finished=lambda line: None):
+            raise TrainingError(f"{bench.store.work}: another process learns this metaprompt; wait for it.")
 
 
 def measure(
     bench: Workbench, method: str, shots: Shots, wanted: Mapping[Item, AdaptSettings], most: int, scored: int
 ) -> list[Line]:
     """Train the wanted items of a method, `most` rows at a time: a line each, with the score on `scored` records."""
+    if not wanted:
+        return []
     spec = bench.spec(method)
+    learn_missing(bench, method)
     metaprompt = bench.metaprompt(spec, 0)
     length = None if spec.needs_metaprompt else bench.prompt_length()
     items, lines = list(wanted), []
@@ -89,9 +110,19 @@ def _identity(method: str, shots: Shots, settings: AdaptSettings, item: Item) ->
     return method, name, *rates, settings.loop.steps, shots, draw
 
 
+def _key(line: Line) -> tuple[Any, ...]:
+    """Identity of a line; those without `learn` follow the plan."""
+    return *(line[key] for key in IDENTITY), line.get("learn", "")
+
+
+def label(line: Line) -> str:
+    """How a line's method is called in the tables."""
+    return f"{line['method']} {line.get('learn', '')}".strip()
+
+
 def table(lines: Sequence[Line]) -> str:
     """Markdown: per method each target's loss at its best rate, mean over draws, and wins over the first method."""
-    methods = list(dict.fromkeys(line["method"] for line in lines))
+    methods = list(dict.fromkeys(label(line) for line in lines))
     targets = list(dict.fromkeys(line["target"] for line in lines))
     best = {(m, t): _best(lines, m, t) for m in methods for t in targets}
     rows = [f"| method | {' | '.join(targets)} | mean | better than {methods[0]} |", "|---" * (len(targets) + 3) + "|"]
@@ -106,11 +137,11 @@ def table(lines: Sequence[Line]) -> str:
 def rates_table(lines: Sequence[Line]) -> str:
     """Markdown: per method and rates each target's loss and score, mean over draws."""
     targets = list(dict.fromkeys(line["target"] for line in lines))
-    settings = list(dict.fromkeys((line["method"], line["rate"], line["vector_rate"]) for line in lines))
+    settings = list(dict.fromkeys((label(line), line["rate"], line["vector_rate"]) for line in lines))
     rows = [f"| method | rates | {' | '.join(targets)} |", "|---" * (len(targets) + 2) + "|"]
     for method, *rates in settings:
         of_target = [
-            [x for x in lines if (x["method"], x["rate"], x["vector_rate"], x["target"]) == (method, *rates, target)]
+            [x for x in lines if (label(x), x["rate"], x["vector_rate"], x["target"]) == (method, *rates, target)]
             for target in targets
         ]
         means = [[_mean({x["draw"]: x[what] for x in part}) for what in ("loss", "score")] for part in of_target]
@@ -127,7 +158,7 @@ def _best(lines: Sequence[Line], method: str, target: str) -> dict[int, float]:
     """Draw → loss, at the rates whose mean over draws is lowest."""
     found: dict[Any, dict[int, float]] = {}
     for line in lines:
-        if (line["method"], line["target"]) == (method, target):
+        if (label(line), line["target"]) == (method, target):
             found.setdefault((line["rate"], line["vector_rate"], line["steps"]), {})[line["draw"]] = line["loss"]
     return min(found.values(), key=_mean)
 
@@ -140,6 +171,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", required=True, help="the first is what the others are compared with")
     parser.add_argument("--rates", nargs="+", type=float, default=[0.03, 0.1])
     parser.add_argument("--vector-rates", nargs="+", type=float, help="of u and v, one per rate; default: the same")
+    parser.add_argument(
+        "--learn",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="also with these changes of the plan's `learn`; may be given several times",
+    )
     parser.add_argument("--shots", default=FULL, help=f"examples per draw, or {FULL}")
     parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--steps", type=int, help="default: the plan's")
@@ -160,7 +199,7 @@ def main() -> None:
     if len(vectors) != len(args.rates):
         raise SystemExit(f"--vector-rates: {len(vectors)} for {len(args.rates)} rates")
     known = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.is_file() else []
-    there = {tuple(line[key] for key in IDENTITY): line for line in known if "score" in line or not args.score}
+    there = {_key(line): line for line in known if "score" in line or not args.score}
     grid: list[Item] = [
         (t, rates, d)
         for t in args.targets
@@ -169,17 +208,21 @@ def main() -> None:
     ]
     lines: list[Line] = []
     try:
-        bench = workbench(args.config, args.work, args.data_dir, args.methods, shots, args.autocast)
-        for method in args.methods:
-            settings = {item: _settings(bench, method, shots, args.steps, *item[1:]) for item in grid}
-            keys = [_identity(method, shots, settings[item], item) for item in grid]
-            missing = {item: settings[item] for item, key in zip(grid, keys, strict=True) if key not in there}
-            fresh = measure(bench, method, shots, missing, args.rows, args.score)
-            with args.out.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(line) + "\n" for line in fresh)
-            there |= {tuple(line[key] for key in IDENTITY): line for line in fresh}
-            lines += [there[key] for key in keys]
-            print(f"{method}: {len(fresh)} computed, {len(grid) - len(fresh)} known", flush=True)
+        for changes in [[], *args.learn]:
+            bench, learn = workbench(args, shots, changes), " ".join(changes)
+            for method in args.methods:
+                settings = {item: _settings(bench, method, shots, args.steps, *item[1:]) for item in grid}
+                keys = [(*_identity(method, shots, settings[item], item), learn) for item in grid]
+                missing = {item: settings[item] for item, key in zip(grid, keys, strict=True) if key not in there}
+                fresh = [
+                    line | ({"learn": learn} if learn else {})
+                    for line in measure(bench, method, shots, missing, args.rows, args.score)
+                ]
+                with args.out.open("a", encoding="utf-8") as file:
+                    file.writelines(json.dumps(line) + "\n" for line in fresh)
+                there |= {_key(line): line for line in fresh}
+                lines += [there[key] for key in keys]
+                print(f"{method} {learn}: {len(fresh)} computed, {len(grid) - len(fresh)} known", flush=True)
     except ClinpromptError as error:
         raise SystemExit(str(error)) from None
     print(table(lines))
