@@ -31,7 +31,7 @@ from clinprompt.evaluation.answerer import of_task
 from clinprompt.evaluation.evaluate import evaluate_records
 from clinprompt.experiments.claims import Claims
 from clinprompt.experiments.metaprompts import MetaJob, run_job, variant
-from clinprompt.experiments.protocol import FULL, Shots, flattened, narrowed, parse_protocol
+from clinprompt.experiments.protocol import FULL, Shots, flattened, narrowed, parse_protocol, read_network
 from clinprompt.experiments.store import Store
 from clinprompt.experiments.workbench import Workbench
 from clinprompt.prompts.artifact import TaskPrompt
@@ -53,6 +53,8 @@ def workbench(args: argparse.Namespace, shots: Shots, learn: Sequence[str]) -> W
     raw = yaml.safe_load(args.config.read_text(encoding="utf-8"))
     given = {"methods": list(args.methods), "shots": [shots], "few_shot_methods": None, "targets": list(TARGETS)}
     raw = narrowed(raw, given) | given | {"target_limits": {}, "method_draws": {}, "trials": 1}
+    if "generator" in raw:
+        raw["generator"] = read_network(raw["generator"], args.config)
     changes = {key: yaml.safe_load(value) for key, _, value in (change.partition("=") for change in learn)}
     raw["learn"] = flattened(raw.get("learn") or {}) | changes
     backbone = load_backbone("embedded", autocast=args.autocast)
