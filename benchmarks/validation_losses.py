@@ -91,17 +91,20 @@ def measure(
         adapted = adapt(bench.backbone, metaprompt, plans, prompt_length=length)
         for item, file, loss in zip(part, adapted.tasks, adapted.fit.validation.tolist(), strict=True):
             line = dict(zip(IDENTITY, _identity(method, shots, wanted[item], item), strict=True))
-            lines.append(line | {"loss": round(loss, 4)} | (_score(bench, item[0], file, scored) if scored else {}))
+            lines.append(line | {"loss": round(loss, 4)} | (score(bench, item[0], file, scored) if scored else {}))
     return lines
 
 
-def _score(bench: Workbench, target: str, file: TaskPrompt, most: int) -> Line:
+def score(bench: Workbench, target: str, file: TaskPrompt, most: int) -> Line:
     """The headline metric on validation records, 0 to 100."""
     found = evaluate_records(of_task(bench.backbone, file), bench.trainee(target).validation, limit=most)
     return {"metric": found.headline, "score": round(found.value.value, 2), "records": found.n}
 
 
-def _settings(bench: Workbench, method: str, shots: Shots, steps: int | None, rates: Rates, draw: int) -> AdaptSettings:
+def of_settings(
+    bench: Workbench, method: str, shots: Shots, steps: int | None, rates: Rates, draw: int
+) -> AdaptSettings:
+    """The plan's settings of a method at these rates and this draw."""
     changes: dict[str, Any] = {"loop.learning_rate": rates[0], "loop.vector_learning_rate": rates[1]}
     settings = bench.settings(method, shots, 0, draw, 0)
     return changed(settings, changes | ({"loop.steps": steps} if steps else {}))
@@ -213,7 +216,7 @@ def main() -> None:
         for changes in [[], *args.learn]:
             bench, learn = workbench(args, shots, changes), " ".join(changes)
             for method in args.methods:
-                settings = {item: _settings(bench, method, shots, args.steps, *item[1:]) for item in grid}
+                settings = {item: of_settings(bench, method, shots, args.steps, *item[1:]) for item in grid}
                 keys = [(*_identity(method, shots, settings[item], item), learn) for item in grid]
                 missing = {item: settings[item] for item, key in zip(grid, keys, strict=True) if key not in there}
                 fresh = [
