@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.validation_losses import TARGETS, Item, Line, of_settings, score, workbench
+from benchmarks.validation_losses import TARGETS, Item, Line, of_settings, rates_table, score, workbench
+from clinprompt.backbone.model import load_backbone
 from clinprompt.errors import ClinpromptError
 from clinprompt.experiments.workbench import Workbench
 from clinprompt.training.adapt import Plan, adapt, plan_examples
@@ -50,16 +51,8 @@ def measure(bench: Workbench, args: argparse.Namespace) -> list[Line]:
 
 
 def table(lines: list[Line]) -> str:
-    """Markdown: loss and score by rate and α, mean over draws."""
-    targets = list(dict.fromkeys(line["target"] for line in lines))
-    rows = [f"| rate | α | {' | '.join(targets)} |", "|---" * (len(targets) + 2) + "|"]
-    for rate, alpha in dict.fromkeys((line["rate"], line["alpha"]) for line in lines):
-        cells = []
-        for target in targets:
-            part = [x for x in lines if (x["rate"], x["alpha"], x["target"]) == (rate, alpha, target)]
-            cells.append(", ".join(f"{sum(x[what] for x in part) / len(part):.3f}" for what in ("loss", "score")))
-        rows.append(f"| {rate} | {alpha} | {' | '.join(cells)} |")
-    return "\n".join(rows)
+    """Markdown: loss and score by α and rate, mean over draws."""
+    return rates_table([line | {"method": f"α = {line['alpha']}", "vector_rate": line["rate"]} for line in lines])
 
 
 def main() -> None:
@@ -80,7 +73,8 @@ def main() -> None:
     args.methods = ["mpt"]
     torch.set_num_threads(args.threads)
     try:
-        lines = measure(workbench(args, args.shots, []), args)
+        backbone = load_backbone("embedded", autocast=args.autocast)
+        lines = measure(workbench(args, backbone, args.shots, []), args)
     except ClinpromptError as error:
         raise SystemExit(str(error)) from None
     with args.out.open("a", encoding="utf-8") as file:

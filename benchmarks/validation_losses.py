@@ -25,18 +25,17 @@ from typing import Any
 import torch
 import yaml
 
-from clinprompt.backbone.model import load_backbone
-from clinprompt.errors import ClinpromptError, TrainingError
+from clinprompt.backbone.model import Backbone, load_backbone
+from clinprompt.errors import ClinpromptError
 from clinprompt.evaluation.answerer import of_task
 from clinprompt.evaluation.evaluate import evaluate_records
-from clinprompt.experiments.claims import Claims
-from clinprompt.experiments.metaprompts import MetaJob, run_job, variant
-from clinprompt.experiments.protocol import FULL, Shots, flattened, narrowed, parse_protocol, read_network
+from clinprompt.experiments.metaprompts import job_of, require
+from clinprompt.experiments.protocol import FULL, Shots, flattened, load_protocol
 from clinprompt.experiments.store import Store
 from clinprompt.experiments.workbench import Workbench
 from clinprompt.prompts.artifact import TaskPrompt
 from clinprompt.training.adapt import Plan, adapt
-from clinprompt.training.settings import AdaptSettings, changed
+from clinprompt.training.settings import AdaptSettings, changed, read_mapping
 
 TARGETS = ("e3c", "phee", "headqa", "scinli", "open-i")
 """One of each task type, with short texts."""
@@ -48,30 +47,12 @@ Item = tuple[str, Rates, int]
 """Target, rates, draw."""
 
 
-def workbench(args: argparse.Namespace, shots: Shots, learn: Sequence[str]) -> Workbench:
+def workbench(args: argparse.Namespace, backbone: Backbone, shots: Shots, learn: Sequence[str]) -> Workbench:
     """The plan of a sweep, with these methods at these shots alone, and KEY=VALUE changes of `learn`."""
-    raw = yaml.safe_load(args.config.read_text(encoding="utf-8"))
-    given = {"methods": list(args.methods), "shots": [shots], "few_shot_methods": None, "targets": list(TARGETS)}
-    raw = narrowed(raw, given) | given | {"target_limits": {}, "method_draws": {}, "trials": 1}
-    if "generator" in raw:
-        raw["generator"] = read_network(raw["generator"], args.config)
     changes = {key: yaml.safe_load(value) for key, _, value in (change.partition("=") for change in learn)}
-    raw["learn"] = flattened(raw.get("learn") or {}) | changes
-    backbone = load_backbone("embedded", autocast=args.autocast)
-    return Workbench(parse_protocol(raw), backbone, Store(args.work), args.data_dir)
-
-
-def learn_missing(bench: Workbench, method: str) -> None:
-    """Learn the metaprompt of a method if the work folder does not have it. Raises TrainingError if another process is
-    at it."""
-    spec = bench.spec(method)
-    if not spec.needs_metaprompt:
-        return
-    job = MetaJob(variant(spec), 0, bench.metaprompt_key(spec, 0), bench.teachers_key(spec, 0))
-    claims = Claims(bench.store.claims)
-    with claims.beating():
-        if not run_job(bench, job, claims, finished=lambda line: None):
-            raise TrainingError(f"{bench.store.work}: another process learns this metaprompt; wait for it.")
+    given = {"methods": tuple(args.methods), "shots": (shots,), "targets": TARGETS, "target_limits": {}, "trials": 1}
+    given["learn"] = flattened(read_mapping(args.config).get("learn") or {}) | changes
+    return Workbench(load_protocol(args.config, given), backbone, Store(args.work), args.data_dir)
 
 
 def measure(
@@ -81,7 +62,8 @@ def measure(
     if not wanted:
         return []
     spec = bench.spec(method)
-    learn_missing(bench, method)
+    if spec.needs_metaprompt:
+        require(bench, [job_of(bench, spec, 0)])
     metaprompt = bench.metaprompt(spec, 0)
     length = None if spec.needs_metaprompt else bench.prompt_length()
     items, lines = list(wanted), []
@@ -213,8 +195,9 @@ def main() -> None:
     ]
     lines: list[Line] = []
     try:
+        backbone = load_backbone("embedded", autocast=args.autocast)
         for changes in [[], *args.learn]:
-            bench, learn = workbench(args, shots, changes), " ".join(changes)
+            bench, learn = workbench(args, backbone, shots, changes), " ".join(changes)
             for method in args.methods:
                 settings = {item: of_settings(bench, method, shots, args.steps, *item[1:]) for item in grid}
                 keys = [(*_identity(method, shots, settings[item], item), learn) for item in grid]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clinprompt.errors import TrainingError
 from clinprompt.experiments.cells import Group
 from clinprompt.experiments.claims import Claims
 from clinprompt.experiments.energy import EnergyMeter
@@ -47,9 +48,14 @@ def metaprompt_jobs(bench: Workbench, groups: Iterable[Group]) -> list[MetaJob]:
         if not spec.needs_metaprompt:
             continue
         for seed in sorted({cell.seed for cell in group.cells} | {seed for _, seed in group.pool}):
-            key = bench.metaprompt_key(spec, seed)
-            jobs.setdefault(key, MetaJob(variant(spec), seed, key, bench.teachers_key(spec, seed)))
+            job = job_of(bench, spec, seed)
+            jobs.setdefault(job.key, job)
     return list(jobs.values())
+
+
+def job_of(bench: Workbench, spec: MethodSpec, seed: int) -> MetaJob:
+    """What a method that needs a metaprompt has to have learned at a seed."""
+    return MetaJob(variant(spec), seed, bench.metaprompt_key(spec, seed), bench.teachers_key(spec, seed))
 
 
 def variant(spec: MethodSpec) -> str:
@@ -81,6 +87,18 @@ def run_job(
             claims.release([own, shared])
     finished(line)
     return True
+
+
+def require(bench: Workbench, jobs: Iterable[MetaJob], progress: Progress | None = None) -> None:
+    """Learn what is missing of these, one after the other, without waiting. Raises TrainingError if another process is
+    at one of them."""
+    claims = Claims(bench.store.claims)
+    with claims.beating():
+        for job in jobs:
+            if not run_job(bench, job, claims, finished=lambda _: None, progress=progress):
+                raise TrainingError(
+                    f"{bench.store.work}: another process learns this metaprompt; try again when it is done."
+                )
 
 
 def _learned(bench: Workbench, job: MetaJob, progress: Progress | None, taught: Callable[[], None]) -> MetaLine:

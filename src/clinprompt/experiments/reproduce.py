@@ -14,9 +14,8 @@ from clinprompt.errors import TrainingError
 from clinprompt.experiments.answering import answer_cells
 from clinprompt.experiments.cells import CellPlan, Group
 from clinprompt.experiments.choosing import choose
-from clinprompt.experiments.claims import Claims
 from clinprompt.experiments.lines import machine
-from clinprompt.experiments.metaprompts import Progress, metaprompt_jobs, run_job
+from clinprompt.experiments.metaprompts import Progress, metaprompt_jobs, require
 from clinprompt.experiments.multitask_bench import multitask_bench
 from clinprompt.experiments.multitask_protocol import parse_multitask_protocol
 from clinprompt.experiments.protocol import parse_protocol
@@ -68,13 +67,7 @@ def run_again(
     torch.set_num_threads(int(recorded.settings["threads"]))
     bench = _bench(recorded, backbone, Store(work), data_dir)
     group, cell = _find(bench, recorded)
-    claims = Claims(bench.store.claims)
-    with claims.beating():
-        for job in metaprompt_jobs(bench, [replace(group, cells=(cell,))]):
-            if not run_job(bench, job, claims, finished=lambda _: None, progress=progress):
-                raise TrainingError(
-                    f"{work}: another process learns this cell's metaprompt; try again when it is done."
-                )
+    require(bench, metaprompt_jobs(bench, [replace(group, cells=(cell,))]), progress)
     found = _compute(bench, group, cell, recorded, progress)
     ours, theirs = found.model_dump(mode="json"), recorded.model_dump(mode="json")
     differences = tuple(name for name in COMPARED if ours[name] != theirs[name])
