@@ -53,7 +53,7 @@ def test_a_file_comes_back_and_answers(method: Method, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("mode", ["full", "vectors", "group", "shared"])
+@pytest.mark.parametrize("mode", ["full", "vectors", "group", "shared", "frozen"])
 def test_trained_numbers_are_those_of_the_bank(method: Method, mode: str) -> None:
     backbone = tiny()
     metaprompt = metaprompt_for(backbone, rank=2)

@@ -22,6 +22,7 @@ NO_METAPROMPT = "none"
 # Options that only some methods have.
 OWN_OPTIONS = {
     "--mode": ("mpt",),
+    "--own-length": ("mpt", "pt"),
     "--start": ("mpt", "spot"),
     "--vector-learning-rate": ("mpt",),
     "--prompt-length": ("pt", "prefix", "lora+prefix", "peml"),
@@ -50,7 +51,16 @@ def adapt(
         str | None,
         typer.Option(
             help="mpt. full: P*, u and v. vectors: u and v only (kilobytes). group: all TASKs share one P*. shared: P* "
-            "only. Default: full.",
+            "only. frozen: nothing but positions of the task's own before it. Default: full.",
+            show_default=False,
+        ),
+    ] = None,
+    own_length: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="mpt: positions of the task's own before the metaprompt's; pt: more than the metaprompt has. Default: "
+            "none; 48 with --mode frozen.",
             show_default=False,
         ),
     ] = None,
@@ -158,6 +168,7 @@ def adapt(
         "joint.architecture": network(architecture),
         "shots": shots,
         "mode": mode,
+        "own_length": own_length,
         "start": start,
         "draw": draw,
         "limit": limit,
@@ -169,7 +180,12 @@ def adapt(
     }
     settings = api.settings_for(AdaptSettings, model.preset, config, overrides)
     chosen = settings.method or "mpt"
-    given: dict[str, Any] = {"--mode": mode, "--start": start, "--vector-learning-rate": vector_learning_rate}
+    given: dict[str, Any] = {
+        "--mode": mode,
+        "--own-length": own_length,
+        "--start": start,
+        "--vector-learning-rate": vector_learning_rate,
+    }
     given |= {"--prompt-length": prompt_length, "--rank": rank, "--targets": targets or None}
     given |= {"--order": order, "--architecture": architecture}
     _check_method(metaprompt, chosen, [name for name, value in given.items() if value is not None])

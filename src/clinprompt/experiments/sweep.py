@@ -19,13 +19,14 @@ from clinprompt.experiments.lines import test_set
 from clinprompt.experiments.metaprompts import MetaJob, metaprompt_jobs, run_job
 from clinprompt.experiments.multitask_bench import multitask_bench
 from clinprompt.experiments.multitask_protocol import parse_multitask_protocol
-from clinprompt.experiments.protocol import parse_protocol
+from clinprompt.experiments.protocol import FULL, parse_protocol
 from clinprompt.experiments.results import Planned, other_numerics
 from clinprompt.experiments.store import Line, ResultsFile, Store
 from clinprompt.experiments.trainings import Progress, forget
 from clinprompt.experiments.units import run_unit
 from clinprompt.experiments.workbench import Workbench
 from clinprompt.methods.registry import find_method
+from clinprompt.training.banks import taken
 
 CPU_ROWS = 32
 """Rows of one training on a CPU, where more of them save nothing and delay the first result. Our choice."""
@@ -221,7 +222,8 @@ def _numbers(bench: Workbench, method: str) -> int:
         return bench.backbone.parameters
     if spec.adapt.get("method") in ("lora", "prefix", "lora+prefix", "peml"):
         return bench.backbone.parameters // 16
-    return bench.prompt_length() * bench.backbone.width * 2
+    settings = bench.settings(method, FULL, 0)
+    return taken(bench.backbone, settings, settings.method or "mpt", bench.prompt_length()) * bench.backbone.width * 2
 
 
 def _plain(line: BaseModel) -> dict[str, Any]:

@@ -1,15 +1,18 @@
 """Multitask prompt tuning (arXiv 2303.02861) as Clinical MPT uses it (arXiv 2604.06650).
 
-Source side: `P_k = P* ∘ (u_k v_kᵀ)` for all source tasks at once. Target side, four modes:
+Source side: `P_k = P* ∘ (u_k v_kᵀ)` for all source tasks at once. Target side, five modes:
 
 - `full`: P*, u and v are all trained, from P* and the mean of the source vectors; collapsed to one prompt at the end.
 - `vectors` (ours): P* stays frozen, only u and v are trained: l + d numbers per task at rank one.
 - `group`: several targets share one trained P*: l·d + (l + d)·τ numbers for τ targets.
 - `shared`: P* alone is trained, u and v stay: l·d numbers. The target side of the ablation without decomposition, whose
   metaprompt has u = v = 1.
+- `frozen` (ours): nothing of the metaprompt is trained, only positions of the task's own before it
+  (`prompts.own_positions`).
 
-Beyond the papers, and off unless asked for: a weighted mean of the source vectors as start, more than the metaprompt's
-rank for u and v, and u, v as learned mixtures of the source vectors (`prompts.mixture`).
+Beyond the papers, and off unless asked for: own positions in the other modes but `vectors`, a weighted mean of the
+source vectors as start, more than the metaprompt's rank for u and v, and u, v as learned mixtures of the source vectors
+(`prompts.mixture`).
 """
 
 from __future__ import annotations
@@ -24,12 +27,14 @@ from clinprompt.prompts.artifact import Metaprompt
 from clinprompt.prompts.bank import DecomposedBank, DirectBank, unit_vectors
 from clinprompt.prompts.mixture import MixtureBank
 
-Mode = Literal["full", "vectors", "group", "shared"]
+Mode = Literal["full", "vectors", "group", "shared", "frozen"]
 Mixture = Literal["gates", "residual"]
 Start = str | Tensor
 """Where a target's vectors start: "mean" of the sources, the name of one, or weights (T,) of all."""
 
 OWN_SHARED: tuple[Mode, ...] = ("full", "shared")  # modes in which every target trains its own P*
+MOVES_SHARED: tuple[Mode, ...] = (*OWN_SHARED, "group")
+MOVES_VECTORS: tuple[Mode, ...] = ("full", "vectors", "group")
 
 
 def source_bank(
@@ -93,7 +98,8 @@ def target_bank(
         vectors = [initial_vectors(metaprompt, start) for start in starts]
         u, v = torch.stack([u for u, _ in vectors]), torch.stack([v for _, v in vectors])
         u, v = widened(u, v, rank, seeds)
-        return DecomposedBank(shared, u, v, groups, train_shared=mode != "vectors", train_vectors=mode != "shared")
+        moves = {"train_shared": mode in MOVES_SHARED, "train_vectors": mode in MOVES_VECTORS}
+        return DecomposedBank(shared, u, v, groups, **moves)
     sources = widened(metaprompt.u, metaprompt.v, rank, None)
     zeros = [torch.zeros(len(starts), *t.shape[1:]) for t in (metaprompt.u, metaprompt.v)]
     return MixtureBank(
@@ -102,7 +108,7 @@ def target_bank(
         torch.stack([source_weights(metaprompt, start) for start in starts]),
         widened(zeros[0], zeros[1], rank, seeds),
         groups,
-        train_shared=mode != "vectors",
+        train_shared=mode in MOVES_SHARED,
         train_own=mixture == "residual",
     )
 
@@ -141,11 +147,12 @@ def stored_numbers(
     *,
     mixture: Mixture | None = None,
     sources: int = 0,
+    own: int = 0,
 ) -> int:
-    """Numbers trained for `tasks` targets, each: l·d + (l + d)·r for full, l·d for shared, (l + d)·r for vectors; a
-    group has one P*. A mixture adds two gates per source, and has vectors of its own unless it is gates alone."""
-    vectors = 0 if mode == "shared" or mixture == "gates" else (length + width) * rank
+    """Numbers trained for `tasks` targets, each: l·d + (l + d)·r for full, l·d for shared, (l + d)·r for vectors, none
+    for frozen; a group has one P*. A mixture adds two gates per source, and has vectors of its own unless it is gates
+    alone; m `own` positions add m·d."""
+    vectors = (length + width) * rank if mode in MOVES_VECTORS and mixture != "gates" else 0
     vectors += 2 * sources if mixture else 0
-    if mode == "vectors":
-        return vectors * tasks
-    return length * width * (tasks if mode in OWN_SHARED else 1) + vectors * tasks
+    shared = length * width if mode in MOVES_SHARED else 0
+    return shared * (tasks if mode in OWN_SHARED else 1) + (vectors + own * width) * tasks

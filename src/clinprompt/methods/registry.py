@@ -48,6 +48,8 @@ _LORA_GRID = _rates(0.001, 0.003, 0.0003, 0.01, 0.0001)
 # Our choice: 8B models want the low end, small ones the high end.
 _FULL_GRID = _rates(0.0001, 0.0003, 0.00003, 0.001, 0.00001)
 
+OWN_LENGTH = 48
+"""Own positions of a task where nothing else is said. Our choice: with a metaprompt of 16, four times its positions."""
 _MPT: dict[str, Any] = {"method": "mpt", "mode": "full"}
 _NO_DISTILLATION: dict[str, Any] = {"weight_logits": 0.0, "weight_hidden": 0.0, "start": "vocabulary"}
 
@@ -102,6 +104,19 @@ _ALL = (
         **_factors(rank=2),
     ),
     _mpt("mpt-group", "MPT whose targets share one trained P*", mode="group"),
+    _mpt(
+        "mpt+",
+        "the metaprompt's prompt as it is, with 48 trained positions of the task's own before it (ours)",
+        mode="frozen",
+        own_length=OWN_LENGTH,
+    ),
+    _mpt("mpt+trained", "mpt+ whose P*, u and v are trained as well (its ablation)", own_length=OWN_LENGTH),
+    MethodSpec(
+        "pt+",
+        "prompt tuning with as many positions as mpt+: its control",
+        adapt={"method": "pt", "own_length": OWN_LENGTH},
+        grid=_PROMPT_GRID,
+    ),
     _mpt(
         "mpt-vocabulary-start",
         "MPT as in the paper: P* starts at the vocabulary, not at the mean teacher",

@@ -63,7 +63,7 @@ class Card(BaseModel):
     position: PromptPosition
     tasks: tuple[TaskDefinition, ...]
     method: str = ""
-    mode: Literal["", "full", "vectors", "group", "shared"] = ""
+    mode: Literal["", "full", "vectors", "group", "shared", "frozen"] = ""
     adapter: dict[str, Any] = Field(default_factory=dict, description="what an adapter is besides its numbers")
     metaprompt: str = Field(default="", description="digest of the metaprompt a task file started from")
     metaprompt_path: str = Field(default="", description="file name of that metaprompt, as a hint where to look")

@@ -35,7 +35,7 @@ from clinprompt.training.settings import AdaptSettings, JointSettings
 from clinprompt.version import __version__
 
 # Settings that all rows of one training have in common.
-SHARED = ("method", "mode", "lora", "prefix_length", "joint", "factors")
+SHARED = ("method", "mode", "own_length", "lora", "prefix_length", "joint", "factors")
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,11 @@ from clinprompt.errors import TrainingError
 from clinprompt.methods.mpt import OWN_SHARED, Start, decomposed_rates, target_bank
 from clinprompt.methods.peml import joint_bank, rate_factor
 from clinprompt.methods.pt import prompt_rates
+from clinprompt.methods.registry import OWN_LENGTH
 from clinprompt.methods.spot import spot_bank
 from clinprompt.prompts.artifact import Metaprompt
-from clinprompt.prompts.bank import Bank, DirectBank
+from clinprompt.prompts.bank import Bank, DecomposedBank, DirectBank
+from clinprompt.prompts.own_positions import OwnPositionsBank
 from clinprompt.training.batching import TaskExamples
 from clinprompt.training.settings import AdaptSettings, FactorSettings, JointSettings, Method
 from clinprompt.training.starts import first_prompts, source_starts
@@ -59,7 +61,8 @@ def room_for(
 ) -> Room:
     """Positions that the method's prompt or prefix takes; none for lora and full.
 
-    Soft prompts have the metaprompt's length and position where there is one, pt too: they are compared.
+    Soft prompts have the metaprompt's length and position where there is one, pt too: they are compared. Own positions
+    come on top.
     """
     method = method_of(settings, metaprompt)
     position = metaprompt.card.position if metaprompt else backbone.preset.prompt_position
@@ -69,12 +72,27 @@ def room_for(
 
 def taken(backbone: Backbone, settings: AdaptSettings, method: Method, prompt_length: int) -> int:
     """Positions of the context that a method takes: its prompt's or prefix's length, 0 for lora and full."""
+    own = own_positions(settings, method)
     if method in ("lora", "full"):
         return 0
     if method not in PREFIXES:
-        return prompt_length
+        return prompt_length + own
     network = network_of(settings, method)
     return settings.prefix_length or (network.length if network else backbone.preset.prompt_length)
+
+
+def own_positions(settings: AdaptSettings, method: Method) -> int:
+    """Positions of the task's own beside the metaprompt's, or beyond the prompt length of pt. None before there is
+    anything to learn them from: at zero shots a metaprompt answers as it is.
+
+    Raises TrainingError for own positions that the method or mode cannot have.
+    """
+    frozen = method == "mpt" and settings.mode == "frozen"
+    if settings.own_length is not None and method not in ("mpt", "pt"):
+        raise TrainingError(f"`own_length` belongs to mpt and pt; {method} does not have it. Leave it out.")
+    if settings.own_length is not None and method == "mpt" and settings.mode == "vectors":
+        raise TrainingError("mode vectors keeps u and v alone: leave `own_length` out, or choose mode frozen.")
+    return 0 if settings.shots == 0 else settings.own_length or (OWN_LENGTH if frozen else 0)
 
 
 def network_of(settings: AdaptSettings, method: Method) -> Architecture | None:
@@ -106,7 +124,12 @@ def starting_bank(
         assert metaprompt is not None
         starts = source_starts(backbone, metaprompt, method, settings, seen)
         if method == "mpt":
-            return _decomposed(backbone, metaprompt, starts, settings, rates)
+            bank, own_rates = _decomposed(backbone, metaprompt, starts, settings, rates)
+            count = own_positions(first, method)
+            if not count:
+                return bank, own_rates
+            own = first_prompts(backbone, count, [s.initial for s in settings], seeds, seen)
+            return OwnPositionsBank(own, bank), {"own": rates.clone(), **own_rates}
         spot = spot_bank(metaprompt, starts).to(backbone.device)
         return spot, prompt_rates(spot, rates)
     if method == "pt" or method in PREFIXES:
@@ -130,12 +153,12 @@ def _decomposed(
     starts: Sequence[Start],
     settings: Sequence[AdaptSettings],
     rates: Tensor,
-) -> tuple[Bank, dict[str, Tensor]]:
+) -> tuple[DecomposedBank, dict[str, Tensor]]:
     """Rows on a metaprompt. Raises TrainingError for factors that they cannot have."""
     first, known = settings[0], metaprompt.u.shape[2]
     factors = first.factors or FactorSettings()
-    if first.mode == "shared" and (factors.mixture or factors.rank):
-        raise TrainingError("mode shared trains no vectors: leave `factors.rank` and `factors.mixture` out.")
+    if first.mode in ("shared", "frozen") and (factors.mixture or factors.rank):
+        raise TrainingError(f"mode {first.mode} trains no vectors: leave `factors.rank` and `factors.mixture` out.")
     if factors.rank is not None and factors.rank < known:
         raise TrainingError(f"`factors.rank` {factors.rank} is below the metaprompt's, {known}; leave it out.")
     if factors.rank is not None and factors.mixture == "gates":

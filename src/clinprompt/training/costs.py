@@ -8,7 +8,7 @@ from clinprompt.adapters.prefix import prefix_parameters
 from clinprompt.backbone.model import Backbone
 from clinprompt.methods.mpt import stored_numbers
 from clinprompt.methods.peml import joint_kept, joint_parameters
-from clinprompt.training.banks import network_of
+from clinprompt.training.banks import network_of, own_positions
 from clinprompt.training.settings import AdaptSettings, FactorSettings, Method
 
 STORED_BYTES = 4  # task files hold fp32
@@ -24,13 +24,20 @@ def trained_numbers(
     tasks: int = 1,
     sources: int = 0,
 ) -> int:
-    """Numbers that training changes for `tasks` targets; `length` of the prompt or prefix, `rank` and `sources` of a
-    metaprompt."""
+    """Numbers that training changes for `tasks` targets; `length` of the prompt (own positions and all) or prefix,
+    `rank` and `sources` of a metaprompt."""
     if method == "mpt":
         factors = settings.factors or FactorSettings()
-        own = factors.rank or rank
+        own = own_positions(settings, method)
         return stored_numbers(
-            settings.mode, length, backbone.width, own, tasks, mixture=factors.mixture, sources=sources
+            settings.mode,
+            length - own,
+            backbone.width,
+            factors.rank or rank,
+            tasks,
+            mixture=factors.mixture,
+            sources=sources,
+            own=own,
         )
     if method == "lora":
         return tasks * lora_parameters(backbone, settings.lora.rank, settings.lora.targets)

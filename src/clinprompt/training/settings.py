@@ -29,7 +29,7 @@ from clinprompt.errors import TrainingError
 
 S = TypeVar("S", bound=BaseModel)
 Method = Literal["mpt", "pt", "spot", "prefix", "lora", "full", "lora+prefix", "peml"]
-Mode = Literal["full", "vectors", "group", "shared"]
+Mode = Literal["full", "vectors", "group", "shared", "frozen"]
 Mixture = Literal["gates", "residual"]
 
 
@@ -215,7 +215,14 @@ class AdaptSettings(BaseModel):
     )
     mode: Mode = Field(
         default="full",
-        description="of mpt: full: P*, u, v; vectors: u, v only; group: several targets share one P*; shared: P* only",
+        description="of mpt: full: P*, u, v; vectors: u, v only; group: several targets share one P*; shared: P* only; "
+        "frozen: positions of the task's own only",
+    )
+    own_length: int | None = Field(
+        default=None,
+        ge=1,
+        description="of mpt: positions of the task's own before the metaprompt's; of pt: beyond the prompt length; "
+        "default: none, 48 in mode frozen [O]",
     )
     start: str | None = Field(
         default=None,
@@ -234,7 +241,7 @@ class AdaptSettings(BaseModel):
     joint: JointSettings | None = Field(default=None, description="of lora+prefix and peml; default: its defaults")
     initial: str = Field(
         default="vocabulary",
-        description="where pt and prefix start: vocabulary, text: …, practised, or a prompt file",
+        description="where pt, prefix and own positions start: vocabulary, text: …, practised, or a prompt file",
     )
     shots: int | None = Field(default=None, ge=0, description="training examples; none: all of them")
     draw: int = Field(default=0, ge=0, description="which few-shot draw")
@@ -253,7 +260,7 @@ class AdaptSettings(BaseModel):
     def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What is not set is left out where it came later than the first runs: identities of runs hang on it."""
         found: dict[str, Any] = handler(self)
-        for later in ("joint", "factors"):
+        for later in ("joint", "factors", "own_length"):
             if found.get(later, ...) is None:
                 del found[later]
         return found
