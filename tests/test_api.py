@@ -59,6 +59,20 @@ def test_preset_rates_yield_to_files_and_options(tmp_path: Path) -> None:
     assert (given.loop.vector_learning_rate, given.loop.steps) == (0.7, 7)
 
 
+def test_mpt_is_mpt_plus_unless_something_else_is_named(tmp_path: Path) -> None:
+    from clinprompt.api import settings_for
+    from clinprompt.backbone.presets import load_preset
+
+    preset = load_preset("llama-3.1-8b")
+    beyond, full = tmp_path / "beyond.yaml", tmp_path / "full.yaml"
+    beyond.write_text("factors: {rank: 2}\n")
+    full.write_text("mode: full\n")
+    modes = [settings_for(AdaptSettings, preset, config).mode for config in (None, beyond, full)]
+    assert modes == ["frozen", "full", "full"]
+    given = [{"method": "mpt"}, {"mode": "vectors"}, {"method": "pt"}]
+    assert [settings_for(AdaptSettings, preset, None, g).mode for g in given] == ["frozen", "vectors", "full"]
+
+
 def test_public_names() -> None:
     for name in dir(clinprompt):
         assert getattr(clinprompt, name) is not None

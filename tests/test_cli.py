@@ -87,10 +87,14 @@ def test_dry_run_of_learn_trains_nothing(place: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "parameters"),
     [
-        ((), 4 * 64 + 68),
+        ((), 48 * 64),
+        (("--own-length", "3"), 3 * 64),
+        (("--mode", "full"), 4 * 64 + 68),
+        (("--mode", "full", "--own-length", "3"), 7 * 64 + 68),
         (("--mode", "vectors"), 68),
         (("--mode", "shared"), 4 * 64),
         (("--method", "pt"), 4 * 64),
+        (("--method", "pt", "--own-length", "3"), 7 * 64),
         (("--method", "spot"), 4 * 64),
         (("--method", "prefix", "--prompt-length", "3"), 3 * 2 * 128),
         (("--method", "lora", "--rank", "2", "--targets", "q_proj"), 2 * 2 * 128),

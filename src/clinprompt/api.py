@@ -372,7 +372,8 @@ def settings_for(
 ) -> S:
     """Settings from, weakest first: the defaults, learning rates, a YAML file, overrides.
 
-    The rates are the backbone preset's; for LoRA, prefix and all weights the first of the method's tuning grid.
+    The rates are the backbone preset's; for LoRA, prefix and all weights the first of the method's tuning grid. MPT is
+    `mpt+` where neither `mode` nor `factors` is named: mode frozen, with positions of the task's own (docs/results.md).
     """
     load_settings(kind, config)  # errors name the file
     named = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}) if config else {}
@@ -382,6 +383,8 @@ def settings_for(
             if rate not in (named.get(section) or {}):
                 given.setdefault(f"{section}.{rate}", getattr(preset, rate))
     method = given.get("method", named.get("method"))
+    if kind is AdaptSettings and method in (None, "mpt") and "factors" not in named:
+        given.setdefault("mode", named.get("mode", "frozen"))
     if kind is AdaptSettings and method in ADAPTERS and "learning_rate" not in (named.get("loop") or {}):
         rates = {key: value for key, value in (overrides or {}).items() if value is not None}
         given |= {key: rates.get(key, value) for key, value in METHODS[method].grid[0].items()}

@@ -51,7 +51,7 @@ def adapt(
         str | None,
         typer.Option(
             help="mpt. full: P*, u and v. vectors: u and v only (kilobytes). group: all TASKs share one P*. shared: P* "
-            "only. frozen: nothing but positions of the task's own before it. Default: full.",
+            "only. frozen: nothing but positions of the task's own before it. Default: frozen.",
             show_default=False,
         ),
     ] = None,
@@ -60,7 +60,7 @@ def adapt(
         typer.Option(
             min=1,
             help="mpt: positions of the task's own before the metaprompt's; pt: more than the metaprompt has. Default: "
-            "none; 48 with --mode frozen.",
+            "48 with --mode frozen, else none.",
             show_default=False,
         ),
     ] = None,
@@ -189,6 +189,8 @@ def adapt(
     given |= {"--prompt-length": prompt_length, "--rank": rank, "--targets": targets or None}
     given |= {"--order": order, "--architecture": architecture}
     _check_method(metaprompt, chosen, [name for name, value in given.items() if value is not None])
+    if chosen == "mpt" and settings.mode in ("frozen", "shared") and vector_learning_rate is not None:
+        raise TrainingError(f"--vector-learning-rate: mode {settings.mode} trains no vectors. --mode full does.")
     if chosen in PREFIXES and prompt_length is not None:
         settings = settings.model_copy(update={"prefix_length": prompt_length})
     data = [load_task(task, data_dir, splits=("train", "validation")) for task in tasks]

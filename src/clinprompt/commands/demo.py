@@ -179,6 +179,7 @@ def adapt_settings(preset: BackbonePreset, sizes: DemoSize, seed: int) -> AdaptS
     from clinprompt.training.settings import AdaptSettings
 
     overrides = {
+        "mode": "full",  # as published, and with as many positions as prompt tuning
         "shots": sizes.shots,
         "seed": seed,
         "loop.steps": sizes.adapt_steps,
