@@ -32,7 +32,7 @@ def measure(bench: Workbench, args: argparse.Namespace) -> list[Line]:
     metaprompt = bench.metaprompt(bench.spec("mpt"), 0)
     rates = (UNTRAINED, *args.rates)
     items: list[Item] = [(t, (r, r), d) for t in args.targets for r in rates for d in range(args.draws)]
-    plans = {i: Plan(bench.trainee(i[0]), of_settings(bench, "mpt", args.shots, None, *i[1:])) for i in items}
+    plans = {i: Plan(bench.trainee(i[0]), of_settings(bench, "mpt", args.shots, None, i, ())) for i in items}
     files = dict(zip(items, adapt(bench.backbone, metaprompt, list(plans.values())).tasks, strict=True))
     length, position, lines = bench.prompt_length(), bench.prompt_position(), []
     for item in items:

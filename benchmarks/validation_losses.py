@@ -7,11 +7,11 @@
 No test record is read: this is how to look for a better setting without spending the test split. Every method sees the
 same examples; with `--shots 20 --draws 3` the draws of the sweep. Metaprompts are those that the sweep has learned
 (`clinprompt benchmark --work`). `--learn source.steps=450` changes how they are learned (or `prompt_length=64` how long
-prompts are): what is not there is learned first, and stands beside the plan's own. One JSON line per method, target,
-rate, draw and change; a line that is there is not computed again. The table at the end averages each method's best rate
-per target over targets, with how often it beats the first method named, draw by draw. With `--score N` what was trained
-also answers N validation records, and a second table has loss and headline metric for every rate: whether the better
-loss is the better answer.
+prompts are): what is not there is learned first, and stands beside the plan's own. `--adapt own_length=16` changes how
+targets are trained. One JSON line per method, target, rate, draw and change; a line that is there is not computed
+again. The table at the end averages each method's best rate per target over targets, with how often it beats the first
+method named, draw by draw. With `--score N` what was trained also answers N validation records, and a second table has
+loss and headline metric for every rate: whether the better loss is the better answer.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,33 @@ Item = tuple[str, Rates, int]
 """Target, rates, draw."""
 
 
+@dataclass(frozen=True)
+class Change:
+    """KEY=VALUE changes of a plan: of how its metaprompts are learned, of how its targets are trained."""
+
+    learn: tuple[str, ...] = ()
+    adapt: tuple[str, ...] = ()
+
+    def note(self) -> dict[str, str]:
+        """What a line says of it; nothing of a plan as it is."""
+        return {name: " ".join(of) for name, of in (("learn", self.learn), ("adapt", self.adapt)) if of}
+
+
+def asked_changes(args: argparse.Namespace) -> list[Change]:
+    """The plan as it is, then each change that was asked for."""
+    learned, adapted = [Change(learn=tuple(c)) for c in args.learn], [Change(adapt=tuple(c)) for c in args.adapt]
+    return [Change(), *learned, *adapted]
+
+
+def parsed(changes: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE with values as YAML reads them."""
+    return {key: yaml.safe_load(value) for key, _, value in (change.partition("=") for change in changes)}
+
+
 def workbench(args: argparse.Namespace, backbone: Backbone, shots: Shots, learn: Sequence[str]) -> Workbench:
     """The plan of a sweep, with these methods at these shots alone, and KEY=VALUE changes of `learn`."""
-    changes = {key: yaml.safe_load(value) for key, _, value in (change.partition("=") for change in learn)}
     given = {"methods": tuple(args.methods), "shots": (shots,), "targets": TARGETS, "target_limits": {}, "trials": 1}
-    given["learn"] = flattened(read_mapping(args.config).get("learn") or {}) | changes
+    given["learn"] = flattened(read_mapping(args.config).get("learn") or {}) | parsed(learn)
     return Workbench(load_protocol(args.config, given), backbone, Store(args.work), args.data_dir)
 
 
@@ -84,12 +107,13 @@ def score(bench: Workbench, target: str, file: TaskPrompt, most: int) -> Line:
 
 
 def of_settings(
-    bench: Workbench, method: str, shots: Shots, steps: int | None, rates: Rates, draw: int
+    bench: Workbench, method: str, shots: Shots, steps: int | None, item: Item, adapt: Sequence[str]
 ) -> AdaptSettings:
-    """The plan's settings of a method at these rates and this draw."""
+    """The plan's settings of a method for an item, with KEY=VALUE changes."""
+    _, rates, draw = item
     changes: dict[str, Any] = {"loop.learning_rate": rates[0], "loop.vector_learning_rate": rates[1]}
     settings = bench.settings(method, shots, 0, draw, 0)
-    return changed(settings, changes | ({"loop.steps": steps} if steps else {}))
+    return changed(settings, changes | ({"loop.steps": steps} if steps else {}) | parsed(adapt))
 
 
 def _identity(method: str, shots: Shots, settings: AdaptSettings, item: Item) -> tuple[Any, ...]:
@@ -98,13 +122,13 @@ def _identity(method: str, shots: Shots, settings: AdaptSettings, item: Item) ->
 
 
 def _key(line: Line) -> tuple[Any, ...]:
-    """Identity of a line; those without `learn` follow the plan."""
-    return *(line[key] for key in IDENTITY), line.get("learn", "")
+    """Identity of a line; those without `learn` and `adapt` follow the plan."""
+    return *(line[key] for key in IDENTITY), line.get("learn", ""), line.get("adapt", "")
 
 
 def label(line: Line) -> str:
     """How a line's method is called in the tables."""
-    return f"{line['method']} {line.get('learn', '')}".strip()
+    return " ".join(filter(None, (line["method"], line.get("learn"), line.get("adapt"))))
 
 
 def table(lines: Sequence[Line]) -> str:
@@ -166,6 +190,14 @@ def arguments() -> argparse.Namespace:
         metavar="KEY=VALUE",
         help="also with these changes of the plan's `learn`; may be given several times",
     )
+    parser.add_argument(
+        "--adapt",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="also with these changes of how targets are trained; may be given several times",
+    )
     parser.add_argument("--shots", default=FULL, help=f"examples per draw, or {FULL}")
     parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--steps", type=int, help="default: the plan's")
@@ -196,21 +228,22 @@ def main() -> None:
     lines: list[Line] = []
     try:
         backbone = load_backbone("embedded", autocast=args.autocast)
-        for changes in [[], *args.learn]:
-            bench, learn = workbench(args, backbone, shots, changes), " ".join(changes)
+        for change in asked_changes(args):
+            bench, note = workbench(args, backbone, shots, change.learn), change.note()
             for method in args.methods:
-                settings = {item: of_settings(bench, method, shots, args.steps, *item[1:]) for item in grid}
-                keys = [(*_identity(method, shots, settings[item], item), learn) for item in grid]
+                settings = {item: of_settings(bench, method, shots, args.steps, item, change.adapt) for item in grid}
+                named = (note.get("learn", ""), note.get("adapt", ""))
+                keys = [(*_identity(method, shots, settings[item], item), *named) for item in grid]
                 missing = {item: settings[item] for item, key in zip(grid, keys, strict=True) if key not in there}
-                fresh = [
-                    line | ({"learn": learn} if learn else {})
-                    for line in measure(bench, method, shots, missing, args.rows, args.score)
-                ]
+                fresh = [line | note for line in measure(bench, method, shots, missing, args.rows, args.score)]
                 with args.out.open("a", encoding="utf-8") as file:
                     file.writelines(json.dumps(line) + "\n" for line in fresh)
                 there |= {_key(line): line for line in fresh}
                 lines += [there[key] for key in keys]
-                print(f"{method} {learn}: {len(fresh)} computed, {len(grid) - len(fresh)} known", flush=True)
+                print(
+                    f"{' '.join((method, *note.values()))}: {len(fresh)} computed, {len(grid) - len(fresh)} known",
+                    flush=True,
+                )
     except ClinpromptError as error:
         raise SystemExit(str(error)) from None
     print(table(lines))
