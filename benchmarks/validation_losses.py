@@ -7,11 +7,11 @@
 No test record is read: this is how to look for a better setting without spending the test split. Every method sees the
 same examples; with `--shots 20 --draws 3` the draws of the sweep. Metaprompts are those that the sweep has learned
 (`clinprompt benchmark --work`). `--learn source.steps=450` changes how they are learned (or `prompt_length=64` how long
-prompts are): what is not there is learned first, and stands beside the plan's own. `--adapt own_length=16` changes how
-targets are trained. One JSON line per method, target, rate, draw and change; a line that is there is not computed
-again. The table at the end averages each method's best rate per target over targets, with how often it beats the first
-method named, draw by draw. With `--score N` what was trained also answers N validation records, and a second table has
-loss and headline metric for every rate: whether the better loss is the better answer.
+prompts are, `suite=FILE` from which sources): what is not there is learned first, and stands beside the plan's own.
+`--adapt own_length=16` changes how targets are trained. One JSON line per method, target, rate, draw and change; a line
+that is there is not computed again. The table at the end averages each method's best rate per target over targets, with
+how often it beats the first method named, draw by draw. With `--score N` what was trained also answers N validation
+records, and a second table has loss and headline metric for every rate: whether the better loss is the better answer.
 """
 
 from __future__ import annotations
@@ -72,9 +72,19 @@ def parsed(changes: Sequence[str]) -> dict[str, Any]:
 
 
 def workbench(args: argparse.Namespace, backbone: Backbone, shots: Shots, learn: Sequence[str]) -> Workbench:
-    """The plan of a sweep, with these methods at these shots alone, and KEY=VALUE changes of `learn`."""
-    given = {"methods": tuple(args.methods), "shots": (shots,), "targets": TARGETS, "target_limits": {}, "trials": 1}
-    given["learn"] = flattened(read_mapping(args.config).get("learn") or {}) | parsed(learn)
+    """The plan of a sweep, with these methods at these shots alone, and KEY=VALUE changes of `learn`; `suite` among
+    them has other sources (and the same targets)."""
+    given: dict[str, Any] = {
+        "methods": tuple(args.methods),
+        "shots": (shots,),
+        "targets": TARGETS,
+        "target_limits": {},
+        "trials": 1,
+    }
+    changes = parsed(learn)
+    if suite := changes.pop("suite", None):
+        given["suite"] = str(suite)
+    given["learn"] = flattened(read_mapping(args.config).get("learn") or {}) | changes
     return Workbench(load_protocol(args.config, given), backbone, Store(args.work), args.data_dir)
 
 
