@@ -20,6 +20,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def measure(
         plans = [Plan(bench.trainee(item[0]), wanted[item]) for item in part]
         adapted = adapt(bench.backbone, metaprompt, plans, prompt_length=length)
         for item, file, loss in zip(part, adapted.tasks, adapted.fit.validation.tolist(), strict=True):
-            line = dict(zip(IDENTITY, _identity(method, shots, wanted[item], item), strict=True))
+            line = _identity(method, shots, wanted[item], item)
             lines.append(line | {"loss": round(loss, 4)} | (score(bench, item[0], file, scored) if scored else {}))
     return lines
 
@@ -126,9 +127,9 @@ def of_settings(
     return changed(settings, changes | ({"loop.steps": steps} if steps else {}) | parsed(adapt))
 
 
-def _identity(method: str, shots: Shots, settings: AdaptSettings, item: Item) -> tuple[Any, ...]:
+def _identity(method: str, shots: Shots, settings: AdaptSettings, item: Item) -> Line:
     name, rates, draw = item
-    return method, name, *rates, settings.loop.steps, shots, draw
+    return dict(zip(IDENTITY, (method, name, *rates, settings.loop.steps, shots, draw), strict=True))
 
 
 def _key(line: Line) -> tuple[Any, ...]:
@@ -238,12 +239,12 @@ def main() -> None:
     lines: list[Line] = []
     try:
         backbone = load_backbone("embedded", autocast=args.autocast)
+        bench_of = cache(partial(workbench, args, backbone, shots))
         for change in asked_changes(args):
-            bench, note = workbench(args, backbone, shots, change.learn), change.note()
+            bench, note = bench_of(change.learn), change.note()
             for method in args.methods:
                 settings = {item: of_settings(bench, method, shots, args.steps, item, change.adapt) for item in grid}
-                named = (note.get("learn", ""), note.get("adapt", ""))
-                keys = [(*_identity(method, shots, settings[item], item), *named) for item in grid]
+                keys = [_key(_identity(method, shots, settings[item], item) | note) for item in grid]
                 missing = {item: settings[item] for item, key in zip(grid, keys, strict=True) if key not in there}
                 fresh = [line | note for line in measure(bench, method, shots, missing, args.rows, args.score)]
                 with args.out.open("a", encoding="utf-8") as file:

@@ -11,20 +11,18 @@ import pytest
 import torch
 
 from clinprompt.errors import TrainingError
-from clinprompt.evaluation.answerer import of_task
 from clinprompt.methods.mpt import Mode, source_weights, target_bank
 from clinprompt.methods.registry import METHODS
 from clinprompt.planning import plan_adapt
-from clinprompt.prompts.artifact import load_task, save_metaprompt, save_task
 from clinprompt.prompts.bank import trainable_parameters
 from clinprompt.training.adapt import Plan, adapt, plan_examples
 from clinprompt.training.banks import room_for, starting_bank
-from clinprompt.training.costs import kept_numbers, trained_numbers
 from clinprompt.training.loop import prompt_loss
 from clinprompt.training.settings import AdaptSettings, LoopSettings, changed
 from clinprompt.training.starts import similar, source_losses, source_starts
 from tests.models import tiny
 from tests.prompts.cards import metaprompt_for
+from tests.training.rows import plain_task_file, rows_like_their_twins
 from tests.training.synthetic import ner_task, nli_task
 
 LOOP = LoopSettings(steps=3, batch_size=3, learning_rate=0.05, vector_learning_rate=0.05, micro_tokens=256)
@@ -113,42 +111,14 @@ def test_more_rank_changes_nothing_at_first(known: int, mixture: Any) -> None:
 @pytest.mark.parametrize("name", [*BEYOND, "all together"])
 @pytest.mark.parametrize("mode", ["full", "vectors"])
 def test_a_row_equals_its_solitary_twin(name: str, mode: str) -> None:
-    backbone = tiny()
-    metaprompt = metaprompt_for(backbone)
-    base = changed(SETTINGS, {**beyond(name), "mode": mode})
-    plans = [
-        Plan(ner_task("a"), base),
-        Plan(nli_task("b"), changed(base, {"loop.vector_learning_rate": 0.02, "seed": 1})),
-        Plan(ner_task("a"), changed(base, {"seed": 2})),
-    ]
-    crowd = adapt(backbone, metaprompt, plans).tasks
-    for plan, file in zip(plans, crowd, strict=True):
-        alone = adapt(backbone, metaprompt, [plan]).tasks[0]
-        assert alone.tensors.keys() == file.tensors.keys()
-        for key, tensor in alone.tensors.items():
-            assert (tensor - file.tensors[key]).abs().max() < 2e-4, (plan.target.task.name, key)
-    assert not torch.equal(crowd[0].prompt, crowd[2].prompt)
+    rows_like_their_twins(changed(SETTINGS, {**beyond(name), "mode": mode}), "vector_learning_rate")
 
 
 @pytest.mark.parametrize("name", [*BEYOND, "all together"])
 @pytest.mark.parametrize("mode", ["full", "vectors"])
 def test_a_file_is_a_plain_task_file(name: str, mode: str, tmp_path: Path) -> None:
-    backbone, task = tiny(), nli_task("target")
-    metaprompt = metaprompt_for(backbone)
-    save_metaprompt(metaprompt, tmp_path / "metaprompt.safetensors")
-    settings = changed(SETTINGS, {**beyond(name), "mode": mode})
-    room = room_for(backbone, settings, metaprompt)
-    examples = [plan_examples(backbone, Plan(task, settings), room.length, room.position)]
-    bank, _ = starting_bank(backbone, room, metaprompt, [settings], examples)
-    file = adapt(backbone, metaprompt, [Plan(task, settings)]).tasks[0]
-    save_task(file, tmp_path / "task.safetensors")
-    back = load_task(tmp_path / "task.safetensors")
-    assert set(back.tensors) == ({"prompt"} if mode == "full" else {"u", "v"})
-    answers = [of_task(backbone, each).answers(task.validation) for each in (file, back)]
-    assert [p.probabilities for p in answers[0]] == [p.probabilities for p in answers[1]]
-    numbers = {"rank": 1, "sources": 3}
-    assert trained_numbers(backbone, settings, "mpt", 5, **numbers) == trainable_parameters(bank)
-    assert kept_numbers(backbone, settings, "mpt", 5) == sum(t.numel() for t in back.tensors.values())
+    back, bank = plain_task_file(changed(SETTINGS, {**beyond(name), "mode": mode}), tmp_path)
+    assert set(back.tensors) == ({"prompt"} if mode == "full" else {"u", "v"}) and bank.length == 5
 
 
 @pytest.mark.parametrize(("mixture", "mode"), product(["gates", "residual"], ["full", "vectors", "group"]))

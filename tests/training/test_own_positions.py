@@ -9,17 +9,14 @@ import pytest
 import torch
 
 from clinprompt.errors import TrainingError
-from clinprompt.evaluation.answerer import of_task
 from clinprompt.methods.registry import METHODS, OWN_LENGTH
-from clinprompt.prompts.artifact import load_task, save_task
-from clinprompt.prompts.bank import trainable_parameters
 from clinprompt.prompts.initialisation import from_vocabulary
-from clinprompt.training.adapt import Plan, adapt, plan_examples
-from clinprompt.training.banks import room_for, starting_bank
-from clinprompt.training.costs import kept_numbers, trained_numbers
+from clinprompt.training.adapt import Plan, adapt
+from clinprompt.training.banks import room_for
 from clinprompt.training.settings import AdaptSettings, LoopSettings, changed
 from tests.models import tiny
 from tests.prompts.cards import metaprompt_for
+from tests.training.rows import plain_task_file, rows_like_their_twins
 from tests.training.synthetic import ner_task, nli_task
 
 LOOP = LoopSettings(steps=3, batch_size=3, learning_rate=0.05, vector_learning_rate=0.05, micro_tokens=256)
@@ -30,19 +27,7 @@ PLAIN = changed(SETTINGS, {"method": "pt", "mode": "full"})
 
 @pytest.mark.parametrize("settings", [SETTINGS, TRAINED, PLAIN], ids=["frozen", "trained", "pt"])
 def test_a_row_equals_its_solitary_twin(settings: AdaptSettings) -> None:
-    backbone = tiny()
-    metaprompt = metaprompt_for(backbone)
-    plans = [
-        Plan(ner_task("a"), settings),
-        Plan(nli_task("b"), changed(settings, {"loop.learning_rate": 0.02, "seed": 1})),
-        Plan(ner_task("a"), changed(settings, {"seed": 2})),
-    ]
-    crowd = adapt(backbone, metaprompt, plans).tasks
-    for plan, file in zip(plans, crowd, strict=True):
-        alone = adapt(backbone, metaprompt, [plan]).tasks[0]
-        assert file.prompt.shape == (9, 32)
-        assert (alone.prompt - file.prompt).abs().max() < 2e-4
-    assert not torch.equal(crowd[0].prompt, crowd[2].prompt)
+    assert all(file.prompt.shape == (9, 32) for file in rows_like_their_twins(settings, "learning_rate"))
 
 
 def test_frozen_keeps_the_metaprompt_and_learns_before_it() -> None:
@@ -66,20 +51,9 @@ def test_before_there_are_examples_a_metaprompt_answers_as_it_is() -> None:
 
 @pytest.mark.parametrize("settings", [SETTINGS, TRAINED, PLAIN, changed(SETTINGS, {"mode": "shared"})])
 def test_a_file_is_a_plain_task_file(settings: AdaptSettings, tmp_path: Path) -> None:
-    backbone, task = tiny(), nli_task("target")
-    metaprompt = metaprompt_for(backbone)
-    room = room_for(backbone, settings, metaprompt)
-    examples = [plan_examples(backbone, Plan(task, settings), room.length, room.position)]
-    bank, rates = starting_bank(backbone, room, metaprompt, [settings], examples)
-    assert set(rates) == set(bank.trainable()) and room.length == bank.length == 9
-    assert trained_numbers(backbone, settings, room.method, room.length) == trainable_parameters(bank)
-    file = adapt(backbone, metaprompt, [Plan(task, settings)]).tasks[0]
-    save_task(file, tmp_path / "task.safetensors")
-    back = load_task(tmp_path / "task.safetensors")
-    assert back.card.mode == ("" if room.method == "pt" else settings.mode) and set(back.tensors) == {"prompt"}
-    assert kept_numbers(backbone, settings, room.method, room.length) == back.prompt.numel()
-    answers = [of_task(backbone, each).answers(task.validation) for each in (file, back)]
-    assert [p.probabilities for p in answers[0]] == [p.probabilities for p in answers[1]]
+    back, bank = plain_task_file(settings, tmp_path)
+    assert back.card.mode == ("" if settings.method == "pt" else settings.mode)
+    assert set(back.tensors) == {"prompt"} and bank.length == 9
 
 
 def test_a_group_shares_p_but_not_its_own_positions() -> None:

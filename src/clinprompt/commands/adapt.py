@@ -150,6 +150,7 @@ def adapt(
     """
     from clinprompt import api
     from clinprompt.commands.multitask import network
+    from clinprompt.methods.mpt import MOVES_VECTORS
     from clinprompt.task_lookup import load_task
     from clinprompt.training.banks import ON_METAPROMPT, PREFIXES
     from clinprompt.training.processes import current_processes
@@ -189,7 +190,7 @@ def adapt(
     given |= {"--prompt-length": prompt_length, "--rank": rank, "--targets": targets or None}
     given |= {"--order": order, "--architecture": architecture}
     _check_method(metaprompt, chosen, [name for name, value in given.items() if value is not None])
-    if chosen == "mpt" and settings.mode in ("frozen", "shared") and vector_learning_rate is not None:
+    if chosen == "mpt" and settings.mode not in MOVES_VECTORS and vector_learning_rate is not None:
         raise TrainingError(f"--vector-learning-rate: mode {settings.mode} trains no vectors. --mode full does.")
     if chosen in PREFIXES and prompt_length is not None:
         settings = settings.model_copy(update={"prefix_length": prompt_length})

@@ -23,11 +23,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from clinprompt.prompts.artifact import Metaprompt
+from clinprompt.prompts.artifact import Metaprompt, Mode
 from clinprompt.prompts.bank import DecomposedBank, DirectBank, unit_vectors
 from clinprompt.prompts.mixture import MixtureBank
 
-Mode = Literal["full", "vectors", "group", "shared", "frozen"]
 Mixture = Literal["gates", "residual"]
 Start = str | Tensor
 """Where a target's vectors start: "mean" of the sources, the name of one, or weights (T,) of all."""
@@ -98,8 +97,9 @@ def target_bank(
         vectors = [initial_vectors(metaprompt, start) for start in starts]
         u, v = torch.stack([u for u, _ in vectors]), torch.stack([v for _, v in vectors])
         u, v = widened(u, v, rank, seeds)
-        moves = {"train_shared": mode in MOVES_SHARED, "train_vectors": mode in MOVES_VECTORS}
-        return DecomposedBank(shared, u, v, groups, **moves)
+        return DecomposedBank(
+            shared, u, v, groups, train_shared=mode in MOVES_SHARED, train_vectors=mode in MOVES_VECTORS
+        )
     sources = widened(metaprompt.u, metaprompt.v, rank, None)
     zeros = [torch.zeros(len(starts), *t.shape[1:]) for t in (metaprompt.u, metaprompt.v)]
     return MixtureBank(

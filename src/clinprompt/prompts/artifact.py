@@ -22,6 +22,8 @@ from clinprompt.prompts.files import read_file, tensor_digest, write_atomically
 from clinprompt.tasks.definition import TaskDefinition
 
 FORMAT_VERSION = 1
+Mode = Literal["full", "vectors", "group", "shared", "frozen"]
+"""What of a metaprompt its targets train (`methods.mpt`)."""
 ADAPTERS = ("lora", "prefix", "full", "lora+prefix", "peml")
 """Methods whose task files hold what is trained inside the backbone."""
 FAMILY = ("mtl-lora", "multilora", "c-poly", "moelora", "mixlora", "loramoe")
@@ -63,7 +65,7 @@ class Card(BaseModel):
     position: PromptPosition
     tasks: tuple[TaskDefinition, ...]
     method: str = ""
-    mode: Literal["", "full", "vectors", "group", "shared", "frozen"] = ""
+    mode: Literal["", Mode] = ""
     adapter: dict[str, Any] = Field(default_factory=dict, description="what an adapter is besides its numbers")
     metaprompt: str = Field(default="", description="digest of the metaprompt a task file started from")
     metaprompt_path: str = Field(default="", description="file name of that metaprompt, as a hint where to look")

@@ -17,7 +17,7 @@ from clinprompt.architecture.network import Architecture
 from clinprompt.backbone.model import Backbone
 from clinprompt.backbone.presets import PromptPosition
 from clinprompt.errors import TrainingError
-from clinprompt.methods.mpt import OWN_SHARED, Start, decomposed_rates, target_bank
+from clinprompt.methods.mpt import MOVES_VECTORS, OWN_SHARED, Start, decomposed_rates, target_bank
 from clinprompt.methods.peml import joint_bank, rate_factor
 from clinprompt.methods.pt import prompt_rates
 from clinprompt.methods.registry import OWN_LENGTH
@@ -157,7 +157,7 @@ def _decomposed(
     """Rows on a metaprompt. Raises TrainingError for factors that they cannot have."""
     first, known = settings[0], metaprompt.u.shape[2]
     factors = first.factors or FactorSettings()
-    if first.mode in ("shared", "frozen") and (factors.mixture or factors.rank):
+    if first.mode not in MOVES_VECTORS and (factors.mixture or factors.rank):
         raise TrainingError(f"mode {first.mode} trains no vectors: leave `factors.rank` and `factors.mixture` out.")
     if factors.rank is not None and factors.rank < known:
         raise TrainingError(f"`factors.rank` {factors.rank} is below the metaprompt's, {known}; leave it out.")

@@ -26,11 +26,11 @@ from clinprompt.adapters.joint import Order
 from clinprompt.architecture.network import Architecture
 from clinprompt.backbone.presets import PromptPosition
 from clinprompt.errors import TrainingError
+from clinprompt.methods.mpt import Mixture
+from clinprompt.prompts.artifact import Mode
 
 S = TypeVar("S", bound=BaseModel)
 Method = Literal["mpt", "pt", "spot", "prefix", "lora", "full", "lora+prefix", "peml"]
-Mode = Literal["full", "vectors", "group", "shared", "frozen"]
-Mixture = Literal["gates", "residual"]
 
 
 class LoopSettings(BaseModel):
