@@ -336,7 +336,7 @@ def _plan(sweep: Sweep, rate: float | None, as_json: bool) -> None:
     say(f"Metaprompts to learn first: {found.metaprompts} ({quantity(found.metaprompt_flops)}FLOPs)")
     how = "measured just now" if found.rate_measured else "as given"
     say(f"Time: {duration(found.seconds)} in one process, at {quantity(found.rate)}FLOP/s in training ({how})")
-    say("Answering was measured on a few test records per target; prompts that do not stop take longer")
+    say("Answering was measured on a few questions per target; prompts that do not stop take longer")
     say(f"Memory: about {size(found.memory)} (within a factor of two)")
 
 

@@ -1,7 +1,7 @@
 """What a sweep will cost, before it starts: cells, rows, tokens, FLOPs, and time from short measurements.
 
 Training: FLOPs by the formulas of `clinprompt.planning` over a rate that is measured on a target's examples (or given).
-Prediction: a few test inputs per target are answered under an untrained prompt, with answers as long as the training
+Prediction: a few questions per target are answered under an untrained prompt, with answers as long as the training
 records' mean; cells of weak prompts that do not stop answering take longer.
 """
 
@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from clinprompt.evaluation.answerer import Answerer
+from clinprompt.evaluation.decoding import Decoder
+from clinprompt.evaluation.predict import answer, as_bank
 from clinprompt.experiments.cells import Group
 from clinprompt.experiments.choosing import must_try
 from clinprompt.experiments.metaprompts import metaprompt_jobs
@@ -23,13 +24,16 @@ from clinprompt.experiments.workbench import Workbench, members
 from clinprompt.methods.registry import METHODS, MethodSpec
 from clinprompt.planning import calibrate, plan_adapt, plan_learn, plan_multitask, plan_search
 from clinprompt.prompts.initialisation import initial_prompts
+from clinprompt.tasks.registry import blind
 from clinprompt.training.banks import taken
 from clinprompt.training.batching import TaskExamples
+from clinprompt.training.examples import task_codec
 from clinprompt.training.learn import prompt_shape, source_examples
 from clinprompt.training.search import search_examples
 
-MEASURED_RECORDS = 12
-"""Test inputs per target that are answered to measure how long that takes. Our choice."""
+MEASURED_QUESTIONS = 32
+"""Questions per target that are answered to measure how long that takes, spread evenly over its test records. Not
+records: one document of a relation task may ask hundreds. Our choice."""
 
 
 @dataclass(frozen=True)
@@ -185,24 +189,19 @@ def _full(bench: Workbench, name: str) -> TaskExamples:
 
 
 def _seconds_of_test(bench: Workbench, name: str, examples: TaskExamples) -> float:
-    """Seconds to answer a target's test records, from a few of them."""
-    records = bench.test_records(name)
-    chosen = records[:MEASURED_RECORDS]
-    settings = bench.settings("pt", FULL, 0)
-    prompt = initial_prompts(bench.backbone, bench.prompt_length(), "vocabulary", [0])[0]
+    """Seconds to answer all questions about a target's test records, from a few of them."""
+    task, settings, length = bench.target(name).task, bench.settings("pt", FULL, 0), bench.prompt_length()
+    codec = task_codec(bench.backbone, task, length, settings.target_reserve, settings.window)
+    asked = [question for record in bench.test_records(name) for question in codec.render(blind(task, record))]
+    if not asked:  # documents without a pair to ask about
+        return 0.0
+    chosen = asked[:: -(-len(asked) // MEASURED_QUESTIONS)]
+    prompt = initial_prompts(bench.backbone, length, "vocabulary", [0])[0]
+    decoder = Decoder(bench.backbone, as_bank(bench.backbone, prompt), bench.prompt_position())
     labels = [example.labels for example in examples.train]
-    answerer = Answerer(
-        bench.backbone,
-        bench.target(name).task,
-        prompt,
-        bench.prompt_position(),
-        max(1, round(sum(labels) / len(labels))),
-        settings.target_reserve,
-        settings.window,
-    )
     began = time.monotonic()
-    answerer.answers(chosen)
-    return (time.monotonic() - began) * len(records) / len(chosen)
+    answer(decoder, chosen, [0] * len(chosen), max(1, round(sum(labels) / len(labels))))
+    return (time.monotonic() - began) * len(asked) / len(chosen)
 
 
 def _learned(bench: Workbench, key: str) -> bool:
