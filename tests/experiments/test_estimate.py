@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from clinprompt.evaluation import predict
-from clinprompt.experiments import estimate as module
+from clinprompt.experiments import answering_time as module
+from clinprompt.experiments.estimate import estimate
 from clinprompt.experiments.store import ResultsFile
 from clinprompt.experiments.sweep import Sweep
 from tests.experiments.workspace import bench, make
@@ -31,7 +32,7 @@ def test_long_documents_are_measured_on_few_of_their_questions(tmp_path: Path, m
     monkeypatch.setattr(module, "answer", a_second_each)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     workbench = bench(tmp_path, methods=["zero-shot"], targets=["find-target"], limits={"test": None})
-    planned = module.estimate(Sweep(workbench, ResultsFile(tmp_path / "r.jsonl"), 32), 1e9)
+    planned = estimate(Sweep(workbench, ResultsFile(tmp_path / "r.jsonl"), 32), 1e9)
     asked = 0
 
     def count(decoder: Any, chosen: Any, rows: Any, limit: int, progress: Any = None) -> Any:
@@ -50,3 +51,19 @@ def test_long_documents_are_measured_on_few_of_their_questions(tmp_path: Path, m
         )
     assert len(measured) == 1 and module.MEASURED_QUESTIONS // 2 < measured[0] <= module.MEASURED_QUESTIONS < asked
     assert planned.methods[0].predict_seconds == pytest.approx(asked, rel=0.1)  # without a prompt windows are as long
+
+
+def test_examples_in_the_context_are_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, read = [0.0], []
+
+    def a_second_a_character(decoder: Any, chosen: Any, rows: Any, limit: int) -> None:
+        read.append(sum(len(question.source) for question in chosen))
+        clock[0] += read[-1]
+
+    monkeypatch.setattr(module, "answer", a_second_a_character)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    workbench = bench(tmp_path, methods=["zero-shot", "in-context"], targets=["find-target"], shots=[0, 1, 2], draws=1)
+    planned = estimate(Sweep(workbench, ResultsFile(tmp_path / "r.jsonl"), 32), 1e9)
+    bare, one, two = read
+    assert bare < one < two
+    assert {m.method: m.predict_seconds for m in planned.methods} == {"zero-shot": bare, "in-context": one + two}

@@ -1,19 +1,16 @@
 """What a sweep will cost, before it starts: cells, rows, tokens, FLOPs, and time from short measurements.
 
-Training: FLOPs by the formulas of `clinprompt.planning` over a rate that is measured on a target's examples (or given).
-Prediction: a few questions per target are answered under an untrained prompt, with answers as long as the training
-records' mean; cells of weak prompts that do not stop answering take longer.
+FLOPs by the formulas of `clinprompt.planning` over a rate that is measured on a target's examples (or given);
+answering is measured on a few questions (`answering_time`).
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from clinprompt.evaluation.decoding import Decoder
-from clinprompt.evaluation.predict import answer, as_bank
+from clinprompt.experiments.answering_time import AnsweringTime
 from clinprompt.experiments.cells import Group
 from clinprompt.experiments.choosing import must_try
 from clinprompt.experiments.metaprompts import metaprompt_jobs
@@ -23,17 +20,10 @@ from clinprompt.experiments.sweep import Sweep
 from clinprompt.experiments.workbench import Workbench, members
 from clinprompt.methods.registry import METHODS, MethodSpec
 from clinprompt.planning import calibrate, plan_adapt, plan_learn, plan_multitask, plan_search
-from clinprompt.prompts.initialisation import initial_prompts
-from clinprompt.tasks.registry import blind
 from clinprompt.training.banks import taken
 from clinprompt.training.batching import TaskExamples
-from clinprompt.training.examples import task_codec
 from clinprompt.training.learn import prompt_shape, source_examples
 from clinprompt.training.search import search_examples
-
-MEASURED_QUESTIONS = 32
-"""Questions per target that are answered to measure how long that takes, spread evenly over its test records. Not
-records: one document of a relation task may ask hundreds. Our choice."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +75,7 @@ def estimate(sweep: Sweep, rate: float | None) -> SweepEstimate:
     measured = rate is None and bool(names)
     if rate is None:
         rate = calibrate(bench.backbone, full[names[0]].train, bench.prompt_length()) if names else 1.0
-    answering = {name: _seconds_of_test(bench, name, full[name]) for name in names}
+    answering = AnsweringTime(bench, full)
     found: dict[str, list[MethodEstimate]] = {}
     memory, choosers = 0, set[str]()
     for group in left:
@@ -112,13 +102,13 @@ def estimate(sweep: Sweep, rate: float | None) -> SweepEstimate:
 
 
 def _group(
-    bench: Workbench, group: Group, rate: float, answering: dict[str, float], *, choosing: bool
+    bench: Workbench, group: Group, rate: float, answering: AnsweringTime, *, choosing: bool
 ) -> tuple[MethodEstimate, int]:
     """A method on its targets; `choosing`: with the trials on sources, where they are to be tried and groups share
     them."""
     spec = bench.spec(group.method)
     cells = [cell for cell in group.cells if not bench.store.has_cell(cell.id)]
-    answers = sum(answering[cell.target] for cell in cells)
+    answers = answering.of(cells)
     if not spec.trains:
         return MethodEstimate(group.method, len(cells), 0, 0, 0.0, 0.0, answers), 0
     tokens, flops, rows, memory = 0, 0.0, 0, 0
@@ -143,9 +133,7 @@ def _group(
     return MethodEstimate(group.method, len(cells), rows, tokens, flops, flops / rate, answers), memory
 
 
-def together(
-    bench: MultitaskBench, group: Group, rate: float, answering: dict[str, float]
-) -> tuple[MethodEstimate, int]:
+def together(bench: MultitaskBench, group: Group, rate: float, answering: AnsweringTime) -> tuple[MethodEstimate, int]:
     """A row of a multi-task comparison: its search, and one training per trial and seed for all tasks."""
     name, cells = group.method, [cell for cell in group.cells if not bench.store.has_cell(cell.id)]
     wanted = {(trial, seed) for _, seed in group.pool for trial in range(bench.plan.trials_of(name))}
@@ -159,7 +147,7 @@ def together(
         seen = search_examples(bench.backbone, bench.searched_on(name), settings)
         search = plan_search(bench.backbone, seen, settings)
         tokens, flops = tokens + search.stages[0].tokens, flops + search.flops
-    answers = sum(answering[cell.target] for cell in cells)
+    answers = answering.of(cells)
     return MethodEstimate(name, len(cells), len(left), tokens, flops, flops / rate, answers), planned.memory
 
 
@@ -186,22 +174,6 @@ def _sum(name: str, parts: Sequence[MethodEstimate]) -> MethodEstimate:
 
 def _full(bench: Workbench, name: str) -> TaskExamples:
     return bench.examples(name, bench.protocol.adapt_settings(METHODS["pt"], bench.backbone.preset, FULL, 0))
-
-
-def _seconds_of_test(bench: Workbench, name: str, examples: TaskExamples) -> float:
-    """Seconds to answer all questions about a target's test records, from a few of them."""
-    task, settings, length = bench.target(name).task, bench.settings("pt", FULL, 0), bench.prompt_length()
-    codec = task_codec(bench.backbone, task, length, settings.target_reserve, settings.window)
-    asked = [question for record in bench.test_records(name) for question in codec.render(blind(task, record))]
-    if not asked:  # documents without a pair to ask about
-        return 0.0
-    chosen = asked[:: -(-len(asked) // MEASURED_QUESTIONS)]
-    prompt = initial_prompts(bench.backbone, length, "vocabulary", [0])[0]
-    decoder = Decoder(bench.backbone, as_bank(bench.backbone, prompt), bench.prompt_position())
-    labels = [example.labels for example in examples.train]
-    began = time.monotonic()
-    answer(decoder, chosen, [0] * len(chosen), max(1, round(sum(labels) / len(labels))))
-    return (time.monotonic() - began) * len(asked) / len(chosen)
 
 
 def _learned(bench: Workbench, key: str) -> bool:
