@@ -14,7 +14,6 @@ from clinprompt.experiments.energy import EnergyMeter
 from clinprompt.experiments.protocol import ZERO_SHOT
 from clinprompt.experiments.trainings import Progress, Row, Trained
 from clinprompt.experiments.workbench import Workbench
-from clinprompt.methods.registry import MethodSpec
 from clinprompt.tasks.codec import Prediction
 
 
@@ -47,7 +46,6 @@ def in_company(trained: Sequence[Trained], targets: Sequence[str]) -> list[list[
 
 def answer_cells(
     bench: Workbench,
-    spec: MethodSpec,
     cells: Sequence[CellPlan],
     trained: Sequence[Trained | None],
     rows: Sequence[Row],
@@ -56,7 +54,7 @@ def answer_cells(
     """Answer the test records of one target, for several cells in shared batches; `rows` are those of the cells."""
     target, shown = cells[0].target, progress
     gold = bench.test_records(target)
-    answerers = [_answerer(bench, spec, cell, one) for cell, one in zip(cells, trained, strict=True)]
+    answerers = [_answerer(bench, cell, one) for cell, one in zip(cells, trained, strict=True)]
     told = (lambda done, total: shown(f"test of {target}", done, total, math.nan)) if shown else None
     began, meter = time.monotonic(), EnergyMeter()
     found = answers_together(answerers, gold, told)
@@ -75,13 +73,18 @@ def answer_cells(
     ]
 
 
-def _answerer(bench: Workbench, spec: MethodSpec, cell: CellPlan, trained: Trained | None) -> Answerer:
-    limit = bench.answer_limit(cell.target)
-    data = bench.target(cell.target)
-    if trained is not None:
-        return replace(of_task(bench.backbone, trained.file, data.task), limit=limit)
-    settings = bench.settings(spec.name, cell.shots, 0, cell.draw, cell.seed)
-    if spec.name == ZERO_SHOT:
+def _answerer(bench: Workbench, cell: CellPlan, trained: Trained | None) -> Answerer:
+    if trained is None:
+        return untrained(bench, cell)
+    known = of_task(bench.backbone, trained.file, bench.target(cell.target).task)
+    return replace(known, limit=bench.answer_limit(cell.target))
+
+
+def untrained(bench: Workbench, cell: CellPlan) -> Answerer:
+    """The bare instruction, or the examples of an in-context cell before every question."""
+    limit, data = bench.answer_limit(cell.target), bench.target(cell.target)
+    settings = bench.settings(cell.method, cell.shots, 0, cell.draw, cell.seed)
+    if cell.method == ZERO_SHOT:
         asked = zero_shot(bench.backbone, data.task, limit)
         return replace(asked, reserve=settings.target_reserve, window=settings.window)
     train, shots = data.splits["train"], int(cell.shots)

@@ -10,14 +10,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from clinprompt.evaluation.answerer import in_context
+from clinprompt.evaluation.answerer import Answerer
 from clinprompt.evaluation.decoding import Decoder
 from clinprompt.evaluation.predict import answer, as_bank
+from clinprompt.experiments.answering import untrained
 from clinprompt.experiments.cells import CellPlan
 from clinprompt.experiments.protocol import FULL, IN_CONTEXT
 from clinprompt.experiments.workbench import Workbench
 from clinprompt.prompts.initialisation import initial_prompts
-from clinprompt.tasks.codec import Example
 from clinprompt.tasks.registry import blind
 from clinprompt.training.batching import TaskExamples
 from clinprompt.training.examples import task_codec
@@ -43,31 +43,32 @@ class AnsweringTime:
     def _of(self, cell: CellPlan) -> float:
         shown = int(cell.shots) if cell.method == IN_CONTEXT else 0
         if (cell.target, shown) not in self._known:
-            self._known[cell.target, shown] = self._measured(cell, shown)
+            self._known[cell.target, shown] = self._measured(cell)
         return self._known[cell.target, shown]
 
-    def _measured(self, cell: CellPlan, shown: int) -> float:
-        backbone, length = self.bench.backbone, 0 if shown else self.bench.prompt_length()
-        asked, chosen = self._questions(cell, shown, length)
+    def _measured(self, cell: CellPlan) -> float:
+        answerer = untrained(self.bench, cell) if cell.method == IN_CONTEXT else self._under_a_prompt(cell)
+        task, bank = answerer.task, as_bank(self.bench.backbone, answerer.prompt)
+        codec = task_codec(self.bench.backbone, task, bank.length, answerer.reserve, answerer.window)
+        asked = [e for record in self.bench.test_records(cell.target) for e in codec.render(blind(task, record))]
         if not asked:  # documents without a pair to ask about
             return 0.0
-        prompt = initial_prompts(backbone, length, "vocabulary", [0])[0] if length else None
-        decoder = Decoder(backbone, as_bank(backbone, prompt), self.bench.prompt_position())
+        chosen = asked[:: -(-len(asked) // MEASURED_QUESTIONS)]
+        if answerer.in_context:
+            chosen = answerer.in_context.before(chosen)
+        decoder = Decoder(self.bench.backbone, bank, answerer.position)
         labels = [example.labels for example in self.full[cell.target].train]
         began = time.monotonic()
         answer(decoder, chosen, [0] * len(chosen), max(1, round(sum(labels) / len(labels))))
-        return (time.monotonic() - began) * asked / len(chosen)
+        return (time.monotonic() - began) * len(asked) / len(chosen)
 
-    def _questions(self, cell: CellPlan, shown: int, length: int) -> tuple[int, list[Example]]:
-        """How many questions the test records ask, and some of them, with what stands before them."""
-        bench, data, settings = self.bench, self.bench.target(cell.target), self.bench.settings("pt", FULL, 0)
-        codec = task_codec(bench.backbone, data.task, length, settings.target_reserve, settings.window)
-        asked = [
-            question for one in bench.test_records(cell.target) for question in codec.render(blind(data.task, one))
-        ]
-        chosen = asked[:: -(-len(asked) // MEASURED_QUESTIONS)] if asked else []
-        if shown:
-            train = data.splits["train"]
-            context = in_context(bench.backbone, data.task, train, shown, draw=cell.draw, seed=cell.seed).in_context
-            chosen = context.before(chosen) if context else chosen
-        return len(asked), chosen
+    def _under_a_prompt(self, cell: CellPlan) -> Answerer:
+        bench, settings = self.bench, self.bench.settings("pt", FULL, 0)
+        return Answerer(
+            bench.backbone,
+            bench.target(cell.target).task,
+            initial_prompts(bench.backbone, bench.prompt_length(), "vocabulary", [0])[0],
+            bench.prompt_position(),
+            reserve=settings.target_reserve,
+            window=settings.window,
+        )

@@ -108,7 +108,7 @@ def _compute(bench: Workbench, group: Group, cell: CellPlan, recorded: Cell, pro
         )
     company = [Row(*found) for found in recorded.settings.get("answered_with", [])] or [row]
     cells = [cell] * len(company)
-    answers = answer_cells(bench, spec, cells, [trained[each] for each in company], company, progress)
+    answers = answer_cells(bench, cells, [trained[each] for each in company], company, progress)
     line = score_cell(bench, spec, cell, choice, trained[row], answers=answers[company.index(row)])
     return bench.annotated(line)
 

@@ -78,7 +78,7 @@ def _run(
     for part in in_company([trained[row] for row in rest], [row.target for row in rest]):
         cells = [todo[i][1] for i in part]
         company = [rest[i] for i in part]
-        answers = answer_cells(bench, spec, cells, [trained[row] for row in company], company, progress)
+        answers = answer_cells(bench, cells, [trained[row] for row in company], company, progress)
         for index, found in zip(part, answers, strict=True):
             (group, cell), row = todo[index], rest[index]
             choice = choices[group.selection]
@@ -142,7 +142,7 @@ def score_cell(
     answers: Answers | None = None,
 ) -> Cell:
     """Answer the target's test records, unless these are the `answers`, and make the cell's line."""
-    answers = answers or answer_cells(bench, spec, [cell], [trained], (), progress)[0]
+    answers = answers or answer_cells(bench, [cell], [trained], (), progress)[0]
     data, gold = bench.target(cell.target), bench.test_records(cell.target)
     joules, settings = answers.joules, _settings(bench, cell.method, choice, trained)
     cost = trained.cost if trained else Cost(joules=0.0)
