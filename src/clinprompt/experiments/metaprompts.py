@@ -139,7 +139,7 @@ def _line(bench: Workbench, name: str, seed: int, learned: Learned, clock: Stage
         digest=metaprompt.digest,
         suite=bench.protocol.suite,
         sources=tuple(metaprompt.names),
-        seconds=round(clock.seconds + searched.seconds, 2),
+        seconds=round(clock.seconds + searched.seconds, 3),
         flops=estimate.flops + searched.flops,
         joules=None if searched.joules is None else clock.joules,
         stored_bytes=sum(t.numel() * t.element_size() for t in tensors),
