@@ -59,6 +59,26 @@ def test_changes_are_laid_on_in_order() -> None:
     assert protocol.learn_settings(find_method("mpt"), PRESET, 4).teacher.learning_rate == 0.07
 
 
+def test_a_plan_may_say_which_rates_a_method_tries() -> None:
+    """For all that the method's own grid changes; numbers of shots may have others, other methods keep theirs."""
+    protocol = parse_protocol(
+        {
+            "suite": "sample",
+            "methods": ["pt", "mpt", "lora"],
+            "trials": 2,
+            "grids": {"mpt": [0.4, 0.2], "lora": [0.02, 0.05]},
+            "few_shot_grids": {"lora": [0.002, 0.005, 0.001]},
+        }
+    )
+    pt, mpt, lora = protocol.specs
+    assert protocol.grid(mpt, 5)[1] == {"loop.learning_rate": 0.2, "loop.vector_learning_rate": 0.2}
+    tried = [protocol.adapt_settings(mpt, PRESET, "full", trial).loop for trial in (0, 1)]
+    assert [(loop.learning_rate, loop.vector_learning_rate) for loop in tried] == [(0.4, 0.4), (0.2, 0.2)]
+    rates = [protocol.adapt_settings(lora, PRESET, shots, 1).loop.learning_rate for shots in ("full", 5)]
+    assert rates == [0.05, 0.005]
+    assert protocol.grid(pt, "full") == pt.grid
+
+
 def test_options_override_a_file(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
     path.write_text(
@@ -77,9 +97,11 @@ def test_options_narrow_a_file(tmp_path: Path) -> None:
     path.write_text(
         "suite: sample\nmethods: [pt, lora, in-context]\nfew_shot_methods: [lora, in-context]\nshots: [0, 1, full]\n"
         "method_draws: {in-context: 1}\nper_shots: {1: {seed: 1}}\n"
+        "grids: {lora: [0.1, 0.2, 0.3], pt: [0.4, 0.5, 0.6]}\n"
     )
     found = load_protocol(path, {"methods": ("pt",), "shots": (0, "full")})
     assert (found.few_shot_methods, found.method_draws, found.per_shots) == ((), {}, {})
+    assert list(found.grids) == ["pt"]
     assert found.shots_of(find_method("pt")) == ("full",)  # not among the few-shot methods of the file
     path.write_text("suite: sample\nmethods: [pt]\nmethod_draws: {lora: 1}\n")
     with pytest.raises(TrainingError, match="'lora', which is not among"):
@@ -114,6 +136,12 @@ def test_a_searched_network_generates_the_metaprompt_of_mpt_generated_alone(tmp_
         ({"few_shot_methods": ["lora"]}, "not among `methods`"),
         ({"per_shots": {3: {}}}, "not among `shots`"),
         ({"methods": ["mpt"], "generator": {"width": 4}}, "belongs to mpt-generated"),
+        ({"methods": ["pt", "lora"], "grids": {"lora": [0.1]}}, "3 trials, but the grid of 'lora' holds 1"),
+        ({"methods": ["lora"], "trials": 2, "few_shot_grids": {"lora": [0.1]}}, "the grid of 'lora' holds 1"),
+        ({"methods": ["lora"], "trials": 2, "grids": {"lora": [0.1, 0.1]}}, "names a rate twice"),
+        ({"methods": ["lora"], "grids": {"lora": [0.1, -1, 0.3]}}, "grids.lora.1"),
+        ({"methods": ["zero-shot"], "grids": {"zero-shot": [0.1]}}, "trains nothing"),
+        ({"methods": ["pt"], "grids": {"lora": [0.1]}}, "`grids` names 'lora', which is not among"),
         ({"drawz": 3}, "drawz"),
     ],
 )

@@ -58,7 +58,7 @@ def choose(bench: Workbench, group: Group, tuned: dict[Row, Trained]) -> Choice:
     A trial that lost its way in one run (no finite loss) is not chosen. Raises TrainingError if all did.
     """
     spec = bench.spec(group.method)
-    grid = [dict(changes) for changes in spec.grid[: bench.trials_of(spec, group.shots)]]
+    grid = [dict(changes) for changes in bench.grid(spec, group.shots)[: bench.trials_of(spec, group.shots)]]
     if not group.pool:
         return Choice((), 0, ())
     stored = bench.store.selection(group.choice)

@@ -2,7 +2,7 @@
 
 Few-shot draws come from `training.few_shot.draw_shots` and depend on the task, the draw and the seed only, so every
 method trains on the same records. Hyper-parameters are chosen among the first `trials` entries of each method's own
-grid by loss on the target's validation split, never on test.
+grid, or of the rates that the protocol gives it, by loss on the target's validation split, never on test.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator, model_validator
 
 from clinprompt.architecture.discrete import load_architecture
 from clinprompt.architecture.network import Architecture
 from clinprompt.backbone.presets import BackbonePreset
 from clinprompt.errors import TrainingError
-from clinprompt.methods.registry import METHODS, MethodSpec, find_method
+from clinprompt.methods.registry import METHODS, MethodSpec, Overrides, find_method
 from clinprompt.training.settings import AdaptSettings, LearnSettings, changed, read_mapping
 
 FULL: Literal["full"] = "full"
@@ -28,6 +28,8 @@ DEFAULT_METHODS = ("zero-shot", "pt", "mpt")
 DEFAULT_SHOTS: tuple[Shots, ...] = (0, 1, 5, 10, 20, FULL)
 GENERATED = "architecture"
 """The setting of a metaprompt that a network produces."""
+BY_METHOD = ("method_seeds", "method_draws", "grids", "few_shot_grids")
+"""Fields of a protocol that name methods."""
 _RATES = ("learning_rate", "vector_learning_rate")
 M = TypeVar("M", bound=BaseModel)
 
@@ -61,6 +63,13 @@ class Protocol(BaseModel):
     method_draws: dict[str, int] = Field(default_factory=dict, description="fewer draws for some methods")
     few_shot_seeds: int = Field(default=1, ge=1, description="seeds per draw (a seed changes the draw too)")
     trials: int = Field(default=3, ge=1, description="the tuning budget: settings tried by every trained method")
+    grids: dict[str, tuple[PositiveFloat, ...]] = Field(
+        default_factory=dict,
+        description="learning rates that a method tries, in this order, instead of those of its own grid",
+    )
+    few_shot_grids: dict[str, tuple[PositiveFloat, ...]] = Field(
+        default_factory=dict, description="the same for numbers of shots; a method that is not named: as in `grids`"
+    )
     tuning_runs: int = Field(
         default=3,
         ge=1,
@@ -113,16 +122,10 @@ class Protocol(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for field in ("few_shot_methods", "method_seeds", "method_draws"):
+        for field in ("few_shot_methods", *BY_METHOD):
             stray = sorted(set(getattr(self, field) or ()) - set(self.methods))
             if stray:
                 raise ValueError(f"`{field}` names {stray[0]!r}, which is not among `methods`")
-        short = [m for m in self.methods if METHODS[m].trains and len(METHODS[m].grid) < self.trials]
-        if short:
-            raise ValueError(
-                f"{self.trials} trials, but the grid of {short[0]!r} holds {len(METHODS[short[0]].grid)}; "
-                "every method gets the same number"
-            )
         if self.generator and not any(GENERATED in METHODS[name].learn for name in self.methods):
             raise ValueError("`generator` belongs to mpt-generated, which is not among `methods`")
         unused = sorted(set(self.per_shots) - set(self.shots))
@@ -130,9 +133,32 @@ class Protocol(BaseModel):
             raise ValueError(f"`per_shots` names {unused[0]} shots, which are not among `shots`")
         return self
 
+    @model_validator(mode="after")
+    def _grids_suffice(self) -> Self:
+        given = {*self.grids, *self.few_shot_grids}
+        for spec in self.specs:
+            if spec.name in given and not spec.trains:
+                raise ValueError(f"{spec.name!r} trains nothing: it tries no rates")
+            for grid in (self.grid(spec, FULL), self.grid(spec, 1)):
+                if spec.trains and len(grid) < self.trials:
+                    raise ValueError(
+                        f"{self.trials} trials, but the grid of {spec.name!r} holds {len(grid)}; "
+                        "every method gets the same number"
+                    )
+                if len({tuple(trial.values()) for trial in grid}) < len(grid):
+                    raise ValueError(f"the grid of {spec.name!r} names a rate twice")
+        return self
+
     @property
     def specs(self) -> tuple[MethodSpec, ...]:
         return tuple(find_method(name) for name in self.methods)
+
+    def grid(self, spec: MethodSpec, shots: Shots) -> tuple[Overrides, ...]:
+        """The settings that a method may try at these shots, the likeliest first: its own, or the given rates for all
+        that its own grid changes."""
+        few = self.few_shot_grids if shots != FULL else {}
+        rates = few.get(spec.name, self.grids.get(spec.name))
+        return spec.grid if rates is None else tuple(dict.fromkeys(spec.grid[0], rate) for rate in rates)
 
     def learn_settings(self, spec: MethodSpec, preset: BackbonePreset, seed: int) -> LearnSettings:
         """How the metaprompt of a method is learned: defaults, the preset's rates, `learn`, the method's variant."""
@@ -160,7 +186,8 @@ class Protocol(BaseModel):
         if shots != FULL:
             changes |= flattened(self.few_shot) | flattened(self.per_shots.get(int(shots), {}))
             changes |= {"shots": shots, "draw": draw, "judged": True, "loop.patience": 0}
-        trial_changes = spec.grid[trial] if spec.grid else {}
+        grid = self.grid(spec, shots)
+        trial_changes = grid[trial] if grid else {}
         settings = changed(AdaptSettings(), {**changes, **spec.adapt, **trial_changes, "seed": seed})
         if shots == FULL:
             return settings
@@ -227,7 +254,7 @@ def narrowed(raw: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]
     shots = set(raw.get("shots") or ()) - set(given.get("shots", raw.get("shots") or ()))
     if found.get("few_shot_methods"):
         found["few_shot_methods"] = [name for name in found["few_shot_methods"] if name not in methods]
-    for key, gone in (("method_seeds", methods), ("method_draws", methods), ("per_shots", shots)):
+    for key, gone in (*((key, methods) for key in BY_METHOD), ("per_shots", shots)):
         if found.get(key):
             found[key] = {name: value for name, value in found[key].items() if name not in gone}
     if found.get("generator") and any(GENERATED in METHODS[name].learn for name in methods & METHODS.keys()):

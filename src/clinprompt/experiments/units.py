@@ -160,7 +160,7 @@ def score_cell(
         **scored(data.task, gold, answers.predictions),
         n_all=bench.available(cell.target),
         trials=choice.trials if choice else (),
-        chosen=dict(spec.grid[choice.chosen]) if choice and spec.grid else {},
+        chosen=dict(bench.grid(spec, cell.shots)[choice.chosen]) if choice and spec.trains else {},
         trainable=cost.trainable,
         trainable_percent=round(100 * cost.trainable / bench.backbone.parameters, 6),
         stored_bytes=sum(t.numel() * t.element_size() for t in stored),

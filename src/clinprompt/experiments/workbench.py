@@ -20,7 +20,7 @@ from clinprompt.experiments.protocol import FULL, Protocol, Shots
 from clinprompt.experiments.results import Cell
 from clinprompt.experiments.store import Store
 from clinprompt.experiments.trainings import Progress, Row, Trained, named
-from clinprompt.methods.registry import MethodSpec, find_method
+from clinprompt.methods.registry import MethodSpec, Overrides, find_method
 from clinprompt.prompts.artifact import Metaprompt, load_metaprompt
 from clinprompt.records import Record
 from clinprompt.suites import TaskData
@@ -239,6 +239,10 @@ class Workbench:
         if key not in self._metaprompts:
             self._metaprompts[key] = load_metaprompt(self.store.metaprompt(key) / "metaprompt.safetensors")
         return self._metaprompts[key]
+
+    def grid(self, spec: MethodSpec, shots: Shots) -> tuple[Overrides, ...]:
+        """The settings that a method may try, the likeliest first."""
+        return self.protocol.grid(spec, shots)
 
     def trials_of(self, spec: MethodSpec, shots: Shots) -> int:
         """How many settings are tried: the protocol's number for all that train."""
