@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -61,6 +62,38 @@ def test_recipe_runs_on_a_tiny_model_of_its_class(recipe: str, corpora: Path, tm
     assert card.position == named.get("prompt_position", "start")
     assert card.settings["source"]["micro_tokens"] == named["source"]["micro_tokens"]
     assert card.settings["source"]["learning_rate"] == 0.03, "the preset's"
+
+
+SUITE_WITH_A_TARGET = "name: mine\nsources: [find.yaml, infer.yaml]\ntargets: [other.yaml]\n"
+
+
+def cut_down(plan: dict[str, Any]) -> dict[str, Any]:
+    """A plan of a comparison with its methods, rates and place of the prompt, and few of all else."""
+    loop = {"steps": 2, "batch_size": 2, "evaluate_every": 1}
+    learn = {**plan["learn"], "prompt_length": 4, "limit": 4, "teacher": loop, "source": loop}
+    return {**plan, "learn": learn, "limits": {"train": 4, "validation": 2, "test": 2}, "seeds": 1, "draws": 1}
+
+
+@pytest.mark.parametrize(("plan", "model"), [("full-size", "llama-3.1-8b"), ("full-size-gpt-oss", "gpt-oss-20b")])
+def test_the_full_size_comparison_runs_on_a_tiny_model_of_its_class(plan: str, model: str, tmp_path: Path) -> None:
+    corpora = make(tmp_path / "corpora")
+    (corpora / "other.yaml").write_text((corpora / "infer.yaml").read_text().replace("name: infer", "name: other"))
+    (corpora / "suite.yaml").write_text(SUITE_WITH_A_TARGET)
+    kind, template, marks = DIALECT[model]
+    backbone = save_tiny(tmp_path / model, kind, template=template, marks=marks)
+    named = yaml.safe_load((CONFIGS / "benchmarks" / f"{plan}.yaml").read_text())
+    config, out = tmp_path / "plan.yaml", tmp_path / "r.jsonl"
+    config.write_text(yaml.safe_dump(cut_down(named)))
+    asked = ("benchmark", corpora / "suite.yaml", "--config", config, "--shots", "full,0,1", "--steps", 1, "--json")
+    where = ("--backbone", backbone, "--device", "cpu", "--dtype", "float32", "--work", tmp_path / "w", "--out", out)
+    foreseen = json.loads(run(*asked, *where, "--dry-run", "--flops-per-second", "1e12"))
+    run(*asked, *where)
+    cells = [line for line in map(json.loads, out.read_text().splitlines()) if line["kind"] == "cell"]
+    assert len(cells) == foreseen["cells"] and {cell["method"] for cell in cells} == set(named["methods"])
+    tried = {c["method"]: [t["values"]["loop.learning_rate"] for t in c["trials"]] for c in cells if c["trials"]}
+    assert tried["lora"] == named["grids"]["lora"] and tried["pt"] == [0.03, 0.1, 0.01]
+    places = {cell["settings"]["protocol"]["learn"].get("prompt_position", "start") for cell in cells}
+    assert places == {named["learn"].get("prompt_position", "start")}
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("learn-*.yaml")) + sorted((CONFIGS / "recipes").glob("*.yaml")))

@@ -156,6 +156,14 @@ def test_shots_are_read() -> None:
         shots_of("5,half")
 
 
+def test_another_suite_leaves_out_what_a_plan_says_about_targets(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text("suite: sample\ntargets: [phee]\ntarget_limits: {phee: {test: 5}}\nlimits: {test: 7}\n")
+    other, same = load_protocol(path, {"suite": "other"}), load_protocol(path, {"suite": "sample"})
+    assert (other.suite, other.targets, other.target_limits, other.limits.test) == ("other", (), {}, 7)
+    assert (same.targets, same.target_limits) == (("phee",), {"phee": {"test": 5}})
+
+
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
 def test_plans_of_the_repository_are_valid(path: Path) -> None:
     protocol = load_protocol(path, {})

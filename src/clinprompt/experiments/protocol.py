@@ -223,8 +223,8 @@ def flattened(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def load_protocol(path: Path | None, overrides: Mapping[str, Any]) -> Protocol:
     """A protocol from a YAML file (or the defaults) with overrides on top (`None` is ignored). Where an override leaves
-    out methods or shots, what the file says about those is left out too. `generator` is a file's name, relative to the
-    configuration.
+    out methods or shots, or names another suite, what the file says about those is left out too. `generator` is a
+    file's name, relative to the configuration.
 
     Raises TrainingError naming the file and the key.
     """
@@ -247,9 +247,12 @@ def read_network(given: Any, config: Path | None) -> Any:
 
 
 def narrowed(raw: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """A file's mapping without what it says about methods and shots that the overrides leave out. What names a method
-    or a number that the file itself does not have stays, and is refused later."""
+    """A file's mapping without what it says about methods and shots that the overrides leave out, or about the targets
+    of a suite that they replace. What names a method or a number that the file itself does not have stays, and is
+    refused later."""
     found = dict(raw)
+    if given.get("suite", raw.get("suite")) != raw.get("suite"):
+        found = {key: value for key, value in found.items() if key not in ("targets", "target_limits")}
     methods = set(raw.get("methods") or ()) - set(given.get("methods", raw.get("methods") or ()))
     shots = set(raw.get("shots") or ()) - set(given.get("shots", raw.get("shots") or ()))
     if found.get("few_shot_methods"):
