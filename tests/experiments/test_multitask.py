@@ -208,6 +208,7 @@ def test_the_report_names_sizes_searches_and_types(swept: tuple[MultitaskBench, 
         ({"methods": {"lora": {"search": "tasks"}}}, "belong to peml"),
         ({"methods": {"peml": {"search": "tasks", "architecture": {"width": 4}}}}, "not both"),
         ({"trials": 7}, "the grid of 'lora' holds 6"),
+        ({"methods": {"lora": {"rates": [0.1]}}}, "2 trials, but the grid of 'lora' holds 1"),
         ({"training": {"seed": 3}}, "`training` cannot hold `seed`"),
         ({"shots": [0]}, "shots"),
     ],
@@ -215,6 +216,12 @@ def test_the_report_names_sizes_searches_and_types(swept: tuple[MultitaskBench, 
 def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         parse_multitask_protocol({"suite": "sample", **changes})
+
+
+def test_a_row_may_say_which_rates_it_tries() -> None:
+    plan = parse_multitask_protocol({"suite": "sample", "methods": {"prefix": {"rates": [0.2, 0.7]}, "lora": None}})
+    rates = [[plan.settings(name, trial, 0, {}).loop.learning_rate for trial in (0, 1)] for name in ("prefix", "lora")]
+    assert rates == [[0.2, 0.7], [0.003, 0.01]]
 
 
 def test_a_source_that_the_suite_does_not_have_is_refused(tmp_path: Path) -> None:

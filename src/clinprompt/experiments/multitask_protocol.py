@@ -7,10 +7,11 @@ search among the costs, a network found on other tasks, and tasks whose answer i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator, model_validator
 
 from clinprompt.architecture.network import Architecture
 from clinprompt.experiments.protocol import FULL, ZERO_SHOT, Limits, Protocol, flattened, read_network, validated
@@ -39,6 +40,9 @@ class Contender(BaseModel):
         default=None, description="of peml: search the network on the compared tasks, or on these sources of the suite"
     )
     trials: int | None = Field(default=None, ge=1, description="more (or fewer) trials than the others have")
+    rates: tuple[PositiveFloat, ...] | None = Field(
+        default=None, description="learning rates that the row tries, in this order, instead of those of its own grid"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -95,10 +99,10 @@ class MultitaskProtocol(BaseModel):
     def _enough(self) -> Self:
         if not self.methods:
             raise ValueError("`methods` is empty")
-        for name, row in self.methods.items():
-            grid = len(MULTITASK[row.method].grid)
-            if (row.trials or self.trials) > grid:
-                raise ValueError(f"{row.trials or self.trials} trials, but the grid of {name!r} holds {grid}")
+        for name in self.methods:
+            grid = len(self.spec(name).grid)
+            if self.trials_of(name) > grid:
+                raise ValueError(f"{self.trials_of(name)} trials, but the grid of {name!r} holds {grid}")
         stray = sorted(set(flattened(self.training)) & set(OWN))
         if stray:
             raise ValueError(f"`training` cannot hold `{stray[0]}`: rows, `seeds` and `limits` say that")
@@ -106,7 +110,9 @@ class MultitaskProtocol(BaseModel):
 
     def spec(self, name: str) -> MethodSpec:
         """The method of a row: what it is, and the settings it tries."""
-        return find_multitask(self.methods[name].method)
+        row = self.methods[name]
+        found = find_multitask(row.method)
+        return found if row.rates is None else replace(found, grid=found.tried(row.rates))
 
     def trials_of(self, name: str) -> int:
         """How many settings a row tries."""

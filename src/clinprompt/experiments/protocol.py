@@ -158,7 +158,7 @@ class Protocol(BaseModel):
         that its own grid changes."""
         few = self.few_shot_grids if shots != FULL else {}
         rates = few.get(spec.name, self.grids.get(spec.name))
-        return spec.grid if rates is None else tuple(dict.fromkeys(spec.grid[0], rate) for rate in rates)
+        return spec.grid if rates is None else spec.tried(rates)
 
     def learn_settings(self, spec: MethodSpec, preset: BackbonePreset, seed: int) -> LearnSettings:
         """How the metaprompt of a method is learned: defaults, the preset's rates, `learn`, the method's variant."""

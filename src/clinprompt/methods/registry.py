@@ -7,7 +7,7 @@ the likeliest first: a smaller budget takes the first few.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,10 @@ class MethodSpec:
     learn: Overrides = field(default_factory=dict)
     adapt: Overrides = field(default_factory=dict)
     grid: tuple[Overrides, ...] = ()
+
+    def tried(self, rates: Iterable[float]) -> tuple[Overrides, ...]:
+        """A grid of these learning rates, for all that the method's own grid changes."""
+        return tuple(dict.fromkeys(self.grid[0], rate) for rate in rates)
 
 
 def _rates(*rates: float) -> tuple[Overrides, ...]:
