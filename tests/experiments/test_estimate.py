@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from clinprompt.errors import TrainingError
 from clinprompt.evaluation import predict
 from clinprompt.experiments import answering_time as module
 from clinprompt.experiments.estimate import estimate
@@ -67,3 +68,13 @@ def test_examples_in_the_context_are_read_too(tmp_path: Path, monkeypatch: pytes
     bare, one, two = read
     assert bare < one < two
     assert {m.method: m.predict_seconds for m in planned.methods} == {"zero-shot": bare, "in-context": one + two}
+
+
+def test_a_suite_with_one_source_is_refused_before_anything_is_learned(tmp_path: Path) -> None:
+    suite = make(tmp_path / "data")
+    suite.write_text(
+        suite.read_text().replace("sources: [find-source.yaml, infer-source.yaml]", "sources: [find-source.yaml]")
+    )
+    one = bench(tmp_path, methods=["mpt"], shots=["full"])
+    with pytest.raises(TrainingError, match="at least two source tasks"):
+        estimate(Sweep(one, ResultsFile(tmp_path / "r.jsonl"), 32), 1e9)

@@ -23,7 +23,7 @@ from clinprompt.experiments.store import read_json, write_json
 from clinprompt.experiments.workbench import Workbench
 from clinprompt.methods.registry import METHODS, MethodSpec
 from clinprompt.planning import plan_learn
-from clinprompt.training.learn import Learned, learn
+from clinprompt.training.learn import Learned, learn, require_sources
 from clinprompt.version import __version__
 
 Progress = Callable[[str, int, int, float], None]
@@ -41,7 +41,8 @@ class MetaJob:
 
 
 def metaprompt_jobs(bench: Workbench, groups: Iterable[Group]) -> list[MetaJob]:
-    """What must be learned before the unfinished cells of these groups can be computed, or told in the results."""
+    """What must be learned before the unfinished cells of these groups can be computed, or told in the results. Raises
+    TrainingError where the suite has too few sources for it."""
     jobs: dict[str, MetaJob] = {}
     for group in groups:
         spec = bench.spec(group.method)
@@ -50,6 +51,8 @@ def metaprompt_jobs(bench: Workbench, groups: Iterable[Group]) -> list[MetaJob]:
         for seed in sorted({cell.seed for cell in group.cells} | {seed for _, seed in group.pool}):
             job = job_of(bench, spec, seed)
             jobs.setdefault(job.key, job)
+    if jobs:
+        require_sources(bench.sources())
     return list(jobs.values())
 
 

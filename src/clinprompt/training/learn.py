@@ -82,7 +82,7 @@ def learn(
     ones (`teachers_identity`), whatever its source stage. Raises TrainingError for fewer than two sources, repeated
     names, or a folder that holds another run.
     """
-    _check(sources)
+    require_sources(sources)
     processes = processes or Processes()
     settings = settings.model_copy(update={"window": settings.window or backbone.preset.window})
     length, position = prompt_shape(backbone, settings)
@@ -209,7 +209,8 @@ def _identity_of(backbone: Backbone, described: dict[str, Any], examples: Sequen
     return run_name(backbone, [described, task_digests(examples)])
 
 
-def _check(sources: Sequence[SourceTask]) -> None:
+def require_sources(sources: Sequence[SourceTask]) -> None:
+    """Raises TrainingError unless these are two tasks or more, of different names."""
     names = [source.task.name for source in sources]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
