@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 
 from clinprompt.cli import app
 from clinprompt.experiments.board import lay_out
+from clinprompt.experiments.document import Table
 from clinprompt.experiments.report import Written, compose, report
-from clinprompt.experiments.results import Cell, Line, MetaLine, Results, line_text
+from clinprompt.experiments.results import Cell, Line, MetaLine, Results, Trial, line_text
+from clinprompt.experiments.tuning_section import at_edges, tuning_section
 from tests.experiments import board as made
 from tests.experiments.test_document import check_page
 
@@ -131,6 +133,29 @@ def test_tuning_budgets(place: Path, written: Written) -> None:
     fewer = [c.model_copy(update={"trials": c.trials[:2]}) if c.method == "pt" else c for c in cells]
     unequal = compose(lay_out(Results(fewer)), draw=False, resamples=50)
     assert "**not equal**" in str(unequal.sections[0].blocks) and "`pt` 2" in str(unequal.sections)
+
+
+def test_a_method_that_ends_at_an_edge_of_its_grid_is_named() -> None:
+    """Per choice, not per run that inherits it; of all records and of few apart, whose grids may differ."""
+
+    def cell(target: str, shots: Any, seed: int, rates: tuple[float, ...], taken: int, method: str = "lora") -> Cell:
+        trials = tuple(Trial(values={"loop.learning_rate": r}, score=1.0, on="loss") for r in rates)
+        return made.cell(target, method, 0.5, shots=shots, seed=seed, n=8, trials=trials, chosen=trials[taken].values)
+
+    targets = ("e3c", "headqa", "scinli", "phee", "open-i")
+    high = [cell(t, "full", seed, (0.001, 0.003), int(t != "e3c")) for t in targets for seed in (0, 1, 2)]
+    inside = [cell(t, 5, 0, (0.1, 0.2, 0.3), 1) for t in targets]
+    mixed = [cell(t, "full", 0, (0.1, 0.2), i % 2, "pt") for i, t in enumerate(targets)]
+    board = lay_out(Results([*high, *inside, *mixed]))
+    assert at_edges(board) == ["`lora`, all records: the highest loop.learning_rate in 4 of 5"]
+    table = next(b for b in tuning_section(board).blocks if isinstance(b, Table))
+    edges = {row[:2]: row[-1] for row in table.rows}
+    assert edges == {
+        ("`lora`", "all records"): "highest 4, lowest 1 of 5",
+        ("`lora`", "5 shots"): "highest 0, lowest 0 of 5",
+        ("`pt`", "all records"): "highest 2, lowest 3 of 5",
+    }
+    assert "1 of the rows under Tuning" in str(compose(board, draw=False, resamples=20).sections[0].blocks)
 
 
 def test_the_page_is_self_contained(place: Path, written: Written) -> None:

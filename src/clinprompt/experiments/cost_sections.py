@@ -1,11 +1,8 @@
-"""The sections of a report about what was spent: tuning budgets, costs per target, the metaprompt's price, errors."""
+"""The sections of a report about what was spent: costs per target, the metaprompt's price, errors."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from clinprompt.experiments import figures
 from clinprompt.experiments.board import Board, heading, stat
@@ -79,78 +76,6 @@ def cost_section(board: Board, draw: bool) -> Section:
         alt = "Average score of each method against the numbers it trains per target, on a logarithmic axis."
         section.blocks.append(Figure("parameters", svg, alt, "Bars: one standard deviation over runs."))
     return section
-
-
-# -- tuning ----------------------------------------------------------------------------------------------
-
-
-def budgets(board: Board) -> dict[str, int]:
-    """Per method that trains, the largest number of trials of a cell."""
-    trained = {c.method for c in board.cells if c.trainable}
-    return {m: max(len(c.trials) for c in board.cells if c.method == m) for m in board.methods if m in trained}
-
-
-def tuning_section(board: Board) -> Section:
-    """What every method tried and chose, and whether all had equally many trials."""
-    rows = []
-    for method in budgets(board):
-        cells = [c for c in board.cells if c.method == method]
-        counts = sorted({len(c.trials) for c in cells if c.trials})
-        judged = sorted({t.on.replace(c.target, "the target") for c in cells for t in c.trials if t.on})
-        grid: dict[str, list[Any]] = {}
-        for cell in cells:
-            for trial in cell.trials:
-                for name, value in trial.values.items():
-                    grid.setdefault(name, []).append(value)
-        tried = "; ".join(f"{name}: {', '.join(_distinct(values))}" for name, values in grid.items())
-        rows.append(
-            (
-                f"`{method}`",
-                "–".join(str(c) for c in (counts if len(counts) < 2 else (counts[0], counts[-1]))),
-                ", ".join(judged) or "–",
-                tried or "–",
-                _chosen(cells),
-            )
-        )
-    section = Section("Tuning")
-    if not rows:
-        section.blocks.append(Paragraph("No method was trained."))
-        return section
-    found = set(budgets(board).values())
-    section.blocks.append(
-        Paragraph(
-            f"Every trained method had {found.pop()} trials."
-            if len(found) == 1
-            else "**The tuning budgets are not equal**: "
-            + ", ".join(f"`{m}` {n}" for m, n in budgets(board).items())
-            + " trials. A comparison in which one side had fewer is biased against it."
-        )
-    )
-    columns = ("method", "trials per run", "chosen on", "tried", "chosen (runs)")
-    section.blocks.append(Table("tuning", columns, tuple(rows), "Nothing is chosen on test records.", texts=5))
-    return section
-
-
-def _distinct(values: Sequence[Any]) -> list[str]:
-    texts = {json.dumps(v, sort_keys=True, ensure_ascii=False): v for v in values}
-    ordered = sorted(texts, key=lambda t: (0, float(texts[t]), "") if _number(texts[t]) else (1, 0.0, t))
-    return [t.strip('"') for t in ordered]
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _chosen(cells: Sequence[Cell]) -> str:
-    names = list(dict.fromkeys(name for c in cells for name in c.chosen))
-    parts = []
-    for name in names:
-        counts = Counter(
-            json.dumps(c.chosen[name], sort_keys=True, ensure_ascii=False) for c in cells if name in c.chosen
-        )
-        shown = [f"{value.strip(chr(34))} ({count}×)" for value, count in sorted(counts.items(), key=lambda x: -x[1])]
-        parts.append(f"{name}: {', '.join(shown[:6])}" + (" …" if len(shown) > 6 else ""))
-    return "; ".join(parts) or "–"
 
 
 # -- the metaprompt's price ------------------------------------------------------------------------------

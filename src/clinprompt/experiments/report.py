@@ -9,14 +9,7 @@ from pathlib import Path
 
 from clinprompt.experiments.board import Board, heading, lay_out
 from clinprompt.experiments.comparisons import ALPHA, Comparison, compare
-from clinprompt.experiments.cost_sections import (
-    budgets,
-    cost_section,
-    errors_section,
-    payback,
-    tuning_section,
-    worth_section,
-)
+from clinprompt.experiments.cost_sections import cost_section, errors_section, payback, worth_section
 from clinprompt.experiments.document import (
     Document,
     Paragraph,
@@ -44,6 +37,7 @@ from clinprompt.experiments.score_sections import (
     tested_otherwise,
 )
 from clinprompt.experiments.significance import RESAMPLES
+from clinprompt.experiments.tuning_section import at_edges, budgets, tuning_section
 from clinprompt.experiments.worth import worth
 from clinprompt.methods.registry import METHODS
 
@@ -246,6 +240,11 @@ def _cautions(board: Board) -> list[str]:
         )
     if len(set(budgets(board).values())) > 1:
         found.append("The tuning budgets are **not equal**; see Tuning.")
+    if edges := at_edges(board):
+        found.append(
+            f"{len(edges)} of the rows under Tuning **nearly always chose an edge** of what they tried, and may have "
+            "more to give."
+        )
     single = [m for m in board.main_methods if all(len(board.runs(t, m)) < 2 for t in board.targets)]
     trained = [m for m in single if any(c.trainable for c in board.cells if c.method == m)]
     if trained:
