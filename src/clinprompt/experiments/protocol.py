@@ -141,8 +141,9 @@ class Protocol(BaseModel):
                 raise ValueError(f"{spec.name!r} trains nothing: it tries no rates")
             for grid in (self.grid(spec, FULL), self.grid(spec, 1)):
                 if spec.trains and len(grid) < self.trials:
+                    whose = " in `grids` or `few_shot_grids`" if spec.name in given else ""
                     raise ValueError(
-                        f"{self.trials} trials, but the grid of {spec.name!r} holds {len(grid)}; "
+                        f"{self.trials} trials, but the grid of {spec.name!r}{whose} holds {len(grid)}; "
                         "every method gets the same number"
                     )
                 if len({tuple(trial.values()) for trial in grid}) < len(grid):
