@@ -46,6 +46,11 @@ def test_plan_run_and_run_again(place: Path) -> None:
     assert json.loads(done.stdout)["cells"] == 4
     again = run(place, *config, *narrow, "--dry-run")
     assert (json.loads(again.stdout)["left"], json.loads(again.stdout)["metaprompts"]) == (0, 0)
+    elsewhere = ["--work", str(place / "another")]  # what the results file holds is done, wherever that was
+    moved = CliRunner().invoke(
+        app, ["benchmark", *config, *narrow, "--dry-run", "--backbone", str(place / "model"), *elsewhere]
+    )
+    assert (json.loads(moved.stdout)["left"], json.loads(moved.stdout)["metaprompts"]) == (0, 0), moved.output
 
 
 def test_reproduce(place: Path) -> None:

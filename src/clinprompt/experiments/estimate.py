@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from clinprompt.experiments.answering_time import AnsweringTime
-from clinprompt.experiments.cells import Group
+from clinprompt.experiments.cells import CellPlan, Group
 from clinprompt.experiments.choosing import must_try
 from clinprompt.experiments.metaprompts import metaprompt_jobs
 from clinprompt.experiments.multitask_bench import MultitaskBench
@@ -68,9 +68,9 @@ class SweepEstimate:
 
 
 def estimate(sweep: Sweep, rate: float | None) -> SweepEstimate:
-    """The cells that are not in the store. Raises TaskError for a target without records."""
-    bench, left = sweep.bench, sweep.left()
-    names = sorted({name for group in left for name in group.targets})
+    """Of cells that neither the store nor the results file has. Raises TaskError for a target without records."""
+    bench, left = sweep.bench, sweep.missing()
+    names = sorted({name for group, _ in left for name in group.targets})
     full = {name: _full(bench, name) for name in names}
     measured = rate is None and bool(names)
     if rate is None:
@@ -78,15 +78,15 @@ def estimate(sweep: Sweep, rate: float | None) -> SweepEstimate:
     answering = AnsweringTime(bench, full)
     found: dict[str, list[MethodEstimate]] = {}
     memory, choosers = 0, set[str]()
-    for group in left:
+    for group, cells in left:
         if isinstance(bench, MultitaskBench):
-            part, needed = together(bench, group, rate, answering)
+            part, needed = together(bench, group, cells, rate, answering)
         else:
-            part, needed = _group(bench, group, rate, answering, choosing=group.chooser not in choosers)
+            part, needed = _group(bench, group, cells, rate, answering, choosing=group.chooser not in choosers)
             choosers.add(group.chooser)
         found.setdefault(group.method, []).append(part)
         memory = max(memory, needed)
-    jobs = metaprompt_jobs(bench, left)
+    jobs = metaprompt_jobs(bench, [group for group, _ in left])
     missing = [(job.variant, job.seed) for job in jobs if not _learned(bench, job.key)]
     return SweepEstimate(
         cells=sweep.total,
@@ -102,12 +102,11 @@ def estimate(sweep: Sweep, rate: float | None) -> SweepEstimate:
 
 
 def _group(
-    bench: Workbench, group: Group, rate: float, answering: AnsweringTime, *, choosing: bool
+    bench: Workbench, group: Group, cells: list[CellPlan], rate: float, answering: AnsweringTime, *, choosing: bool
 ) -> tuple[MethodEstimate, int]:
-    """A method on its targets; `choosing`: with the trials on sources, where they are to be tried and groups share
-    them."""
+    """Cells of a method on its targets; `choosing`: with the trials on sources, where they are to be tried and groups
+    share them."""
     spec = bench.spec(group.method)
-    cells = [cell for cell in group.cells if not bench.store.has_cell(cell.id)]
     answers = answering.of(cells)
     if not spec.trains:
         return MethodEstimate(group.method, len(cells), 0, 0, 0.0, 0.0, answers), 0
@@ -133,9 +132,11 @@ def _group(
     return MethodEstimate(group.method, len(cells), rows, tokens, flops, flops / rate, answers), memory
 
 
-def together(bench: MultitaskBench, group: Group, rate: float, answering: AnsweringTime) -> tuple[MethodEstimate, int]:
-    """A row of a multi-task comparison: its search, and one training per trial and seed for all tasks."""
-    name, cells = group.method, [cell for cell in group.cells if not bench.store.has_cell(cell.id)]
+def together(
+    bench: MultitaskBench, group: Group, cells: list[CellPlan], rate: float, answering: AnsweringTime
+) -> tuple[MethodEstimate, int]:
+    """Cells of a row of a multi-task comparison: its search, and one training per trial and seed for all tasks."""
+    name = group.method
     wanted = {(trial, seed) for _, seed in group.pool for trial in range(bench.plan.trials_of(name))}
     wanted |= {(0, cell.seed) for cell in cells if cell.run not in group.pool}
     left = sorted(run for run in wanted if not (bench.training_folder(name, *run) / "line.json").is_file())

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from clinprompt.backbone.model import load_backbone
 from clinprompt.errors import TrainingError
-from clinprompt.experiments.cells import Group, Unit, packed
+from clinprompt.experiments.cells import CellPlan, Group, Unit, packed
 from clinprompt.experiments.claims import LEASE, Claims
 from clinprompt.experiments.lines import test_set
 from clinprompt.experiments.metaprompts import MetaJob, metaprompt_jobs, run_job
@@ -83,9 +83,15 @@ class Sweep:
     def total(self) -> int:
         return sum(len(group.cells) for group in self.groups)
 
+    def missing(self) -> list[tuple[Group, list[CellPlan]]]:
+        """Groups with their cells that are neither in the store nor in the results file, where there are any."""
+        known, store = self.results.ids(), self.bench.store
+        found = [(g, [c for c in g.cells if c.id not in known and not store.has_cell(c.id)]) for g in self.groups]
+        return [(group, cells) for group, cells in found if cells]
+
     def left(self) -> list[Group]:
-        """Groups with a cell that is not in the store."""
-        return [g for g in self.groups if any(not self.bench.store.has_cell(c.id) for c in g.cells)]
+        """Groups with a cell that is missing."""
+        return [group for group, _ in self.missing()]
 
     def units(self) -> list[Unit]:
         """The work that is left, packed."""
