@@ -112,6 +112,12 @@ def test_a_configuration_says_in_its_name_what_it_is_for() -> None:
     assert {path.name.split("-")[0] for path in CONFIGS.glob("*.yaml")} == {"learn", "search"}
 
 
+def test_the_full_size_plans_differ_in_the_place_of_the_prompt_alone() -> None:
+    names = ("full-size", "full-size-gpt-oss")
+    plain, end = (yaml.safe_load((CONFIGS / "benchmarks" / f"{name}.yaml").read_text()) for name in names)
+    assert end["learn"].pop("prompt_position") == "end" and end == plain
+
+
 def test_recipes_are_there() -> None:
     assert RECIPES == [
         "gpt-oss-20b", "llama-3.1-8b", "llama-3.1-8b-4bit", "meditron3-8b", "meditron3-8b-4bit",

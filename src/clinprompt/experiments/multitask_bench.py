@@ -24,7 +24,7 @@ from clinprompt.experiments.results import Cell, Trial
 from clinprompt.experiments.store import Store, read_json
 from clinprompt.experiments.trainings import Progress, Row, Trained
 from clinprompt.experiments.workbench import Workbench, members
-from clinprompt.methods.registry import MethodSpec, Overrides
+from clinprompt.methods.registry import MethodSpec
 from clinprompt.task_lookup import load_task, task_definition
 from clinprompt.training.identity import digest_of
 from clinprompt.training.learn import SourceTask
@@ -70,10 +70,6 @@ class MultitaskBench(Workbench):
         """The multi-task method of a row, under the row's name and with the trials it has."""
         found = self.plan.spec(method)
         return replace(found, name=method, grid=found.grid[: self.plan.trials_of(method)])
-
-    def grid(self, spec: MethodSpec, shots: Shots) -> tuple[Overrides, ...]:
-        """What a row tries."""
-        return spec.grid
 
     def trials_of(self, spec: MethodSpec, shots: Shots) -> int:
         """How many settings a row tries."""

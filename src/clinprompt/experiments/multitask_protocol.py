@@ -48,8 +48,6 @@ class Contender(BaseModel):
     def _consistent(self) -> Self:
         if self.method not in MULTITASK:
             raise ValueError(f"unknown multi-task method {self.method!r}; known: {', '.join(MULTITASK)}")
-        if len(set(self.rates or ())) < len(self.rates or ()):
-            raise ValueError("`rates` names a rate twice")
         if self.method != "peml" and (self.architecture or self.search):
             raise ValueError("`architecture` and `search` belong to peml")
         if self.architecture and self.search:

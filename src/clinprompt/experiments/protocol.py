@@ -146,8 +146,6 @@ class Protocol(BaseModel):
                         f"{self.trials} trials, but the grid of {spec.name!r}{whose} holds {len(grid)}; "
                         "every method gets the same number"
                     )
-                if len({tuple(trial.values()) for trial in grid}) < len(grid):
-                    raise ValueError(f"the grid of {spec.name!r} names a rate twice")
         return self
 
     @property

@@ -31,8 +31,12 @@ class MethodSpec:
     grid: tuple[Overrides, ...] = ()
 
     def tried(self, rates: Iterable[float]) -> tuple[Overrides, ...]:
-        """A grid of these learning rates, for all that the method's own grid changes."""
-        return tuple(dict.fromkeys(self.grid[0], rate) for rate in rates)
+        """A grid of these learning rates, for all that the method's own grid changes. Raises ValueError for one that is
+        named twice."""
+        given = tuple(rates)
+        if len(set(given)) < len(given):
+            raise ValueError(f"the grid of {self.name!r} names a rate twice")
+        return tuple(dict.fromkeys(self.grid[0], rate) for rate in given)
 
 
 def _rates(*rates: float) -> tuple[Overrides, ...]:
