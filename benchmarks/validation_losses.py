@@ -39,6 +39,7 @@ from clinprompt.prompts.artifact import TaskPrompt
 from clinprompt.training.adapt import Plan, adapt
 from clinprompt.training.settings import AdaptSettings, changed, read_mapping
 
+EMBEDDED = "embedded"
 TARGETS = ("e3c", "phee", "headqa", "scinli", "open-i")
 """One of each task type, with short texts."""
 IDENTITY = ("method", "target", "rate", "vector_rate", "steps", "shots", "draw")
@@ -133,13 +134,14 @@ def _identity(method: str, shots: Shots, settings: AdaptSettings, item: Item) ->
 
 
 def _key(line: Line) -> tuple[Any, ...]:
-    """Identity of a line; those without `learn` and `adapt` follow the plan."""
-    return *(line[key] for key in IDENTITY), line.get("learn", ""), line.get("adapt", "")
+    """Identity of a line; those without `learn` and `adapt` follow the plan, those without `backbone` are of the embedded
+    one."""
+    return *(line[key] for key in IDENTITY), *(line.get(key, "") for key in ("learn", "adapt", "backbone"))
 
 
 def label(line: Line) -> str:
     """How a line's method is called in the tables."""
-    return " ".join(filter(None, (line["method"], line.get("learn"), line.get("adapt"))))
+    return " ".join(filter(None, (line["method"], line.get("learn"), line.get("adapt"), line.get("backbone"))))
 
 
 def table(lines: Sequence[Line]) -> str:
@@ -209,6 +211,7 @@ def arguments() -> argparse.Namespace:
         metavar="KEY=VALUE",
         help="also with these changes of how targets are trained; may be given several times",
     )
+    parser.add_argument("--backbone", default=EMBEDDED, help="another has metaprompts of its own (--learn, --work)")
     parser.add_argument("--shots", default=FULL, help=f"examples per draw, or {FULL}")
     parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--steps", type=int, help="default: the plan's")
@@ -238,10 +241,11 @@ def main() -> None:
     ]
     lines: list[Line] = []
     try:
-        backbone = load_backbone("embedded", autocast=args.autocast)
+        backbone = load_backbone(args.backbone, autocast=args.autocast)
+        other = {} if args.backbone == EMBEDDED else {"backbone": args.backbone}
         bench_of = cache(partial(workbench, args, backbone, shots))
         for change in asked_changes(args):
-            bench, note = bench_of(change.learn), change.note()
+            bench, note = bench_of(change.learn), change.note() | other
             for method in args.methods:
                 settings = {item: of_settings(bench, method, shots, args.steps, item, change.adapt) for item in grid}
                 keys = [_key(_identity(method, shots, settings[item], item) | note) for item in grid]
