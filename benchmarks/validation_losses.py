@@ -134,8 +134,7 @@ def _identity(method: str, shots: Shots, settings: AdaptSettings, item: Item) ->
 
 
 def _key(line: Line) -> tuple[Any, ...]:
-    """Identity of a line; those without `learn` and `adapt` follow the plan, those without `backbone` are of the embedded
-    one."""
+    """Identity of a line; those without `learn` and `adapt` follow the plan, those without `backbone` are embedded."""
     return *(line[key] for key in IDENTITY), *(line.get(key, "") for key in ("learn", "adapt", "backbone"))
 
 
@@ -211,7 +210,8 @@ def arguments() -> argparse.Namespace:
         metavar="KEY=VALUE",
         help="also with these changes of how targets are trained; may be given several times",
     )
-    parser.add_argument("--backbone", default=EMBEDDED, help="another has metaprompts of its own (--learn, --work)")
+    parser.add_argument("--backbone", default=EMBEDDED, help="another one; its metaprompts are learned first")
+    parser.add_argument("--preset", help="how a backbone in a folder is spoken to; default: by its name")
     parser.add_argument("--shots", default=FULL, help=f"examples per draw, or {FULL}")
     parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--steps", type=int, help="default: the plan's")
@@ -241,7 +241,7 @@ def main() -> None:
     ]
     lines: list[Line] = []
     try:
-        backbone = load_backbone(args.backbone, autocast=args.autocast)
+        backbone = load_backbone(args.backbone, preset=args.preset, autocast=args.autocast)
         other = {} if args.backbone == EMBEDDED else {"backbone": args.backbone}
         bench_of = cache(partial(workbench, args, backbone, shots))
         for change in asked_changes(args):
