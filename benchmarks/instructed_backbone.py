@@ -5,7 +5,8 @@
 
 No larger backbone can be had everywhere; a better one can be made from the one at hand. The targets are not among the
 sources, so they stay unseen. OUT/model is a model folder, a backbone of its own:
-`python -m benchmarks.validation_losses --backbone OUT/model --preset embedded …` compares methods on it. Killed, the same command continues.
+`python -m benchmarks.validation_losses --backbone OUT/model --preset embedded …` compares methods on it.
+Killed, the same command continues.
 """
 
 from __future__ import annotations

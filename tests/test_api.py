@@ -59,6 +59,23 @@ def test_preset_rates_yield_to_files_and_options(tmp_path: Path) -> None:
     assert (given.loop.vector_learning_rate, given.loop.steps) == (0.7, 7)
 
 
+def test_adapter_rates_are_the_presets_then_the_grids(tmp_path: Path) -> None:
+    from clinprompt.api import settings_for
+    from clinprompt.backbone.presets import BackbonePreset
+    from clinprompt.methods.registry import METHODS
+
+    told, silent = BackbonePreset(adapter_learning_rates={"lora": 0.02, "prefix": 0.2}), BackbonePreset()
+    config = tmp_path / "c.yaml"
+    config.write_text("method: lora\nloop: {learning_rate: 0.5}\n")
+    for method, rate in told.adapter_learning_rates.items():
+        given = {"method": method}
+        assert settings_for(AdaptSettings, told, None, given).loop.learning_rate == rate
+        first = METHODS[method].grid[0]["loop.learning_rate"]
+        assert settings_for(AdaptSettings, silent, None, given).loop.learning_rate == first
+        assert settings_for(AdaptSettings, told, None, {**given, "loop.learning_rate": 0.7}).loop.learning_rate == 0.7
+    assert settings_for(AdaptSettings, told, config).loop.learning_rate == 0.5
+
+
 def test_mpt_is_mpt_plus_unless_something_else_is_named(tmp_path: Path) -> None:
     from clinprompt.api import settings_for
     from clinprompt.backbone.presets import load_preset

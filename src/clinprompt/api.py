@@ -372,8 +372,9 @@ def settings_for(
 ) -> S:
     """Settings from, weakest first: the defaults, learning rates, a YAML file, overrides.
 
-    The rates are the backbone preset's; for LoRA, prefix and all weights the first of the method's tuning grid. MPT is
-    `mpt+` where neither `mode` nor `factors` is named: mode frozen, with positions of the task's own (docs/results.md).
+    The rates are the backbone preset's; for LoRA, prefix and all weights, where it has none, the first of the method's
+    tuning grid. MPT is `mpt+` where neither `mode` nor `factors` is named: mode frozen, with positions of the task's
+    own (docs/results.md).
     """
     load_settings(kind, config)  # errors name the file
     named = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}) if config else {}
@@ -386,9 +387,15 @@ def settings_for(
     if kind is AdaptSettings and method in (None, "mpt") and "factors" not in named:
         given.setdefault("mode", named.get("mode", "frozen"))
     if kind is AdaptSettings and method in ADAPTERS and "learning_rate" not in (named.get("loop") or {}):
-        rates = {key: value for key, value in (overrides or {}).items() if value is not None}
-        given |= {key: rates.get(key, value) for key, value in METHODS[method].grid[0].items()}
+        asked = {key: value for key, value in (overrides or {}).items() if value is not None}
+        given |= _first_rates(METHODS[method], preset) | asked
     return load_settings(kind, config, given)
+
+
+def _first_rates(spec: MethodSpec, preset: BackbonePreset) -> dict[str, Any]:
+    """Where a method's learning rates start when nobody names any: the preset's, else the first of its grid."""
+    rate = preset.adapter_learning_rates.get(spec.name)
+    return dict(spec.grid[0] if rate is None else spec.tried([rate])[0])
 
 
 def multitask_settings(

@@ -15,7 +15,7 @@ from clinprompt.backbone.model import Backbone, load_backbone
 from clinprompt.backbone.presets import BackbonePreset, find_preset, known_presets, load_preset
 from clinprompt.errors import BackboneError
 from clinprompt.evaluation.predict import predict_task
-from clinprompt.prompts.artifact import load_task, save_task
+from clinprompt.prompts.artifact import ADAPTERS, load_task, save_task
 from clinprompt.training.adapt import Plan, adapt
 from clinprompt.training.settings import AdaptSettings, LoopSettings
 from tests.backbone.folders import HARMONY_CHAT, HARMONY_MARKS, LLAMA_CHAT, LLAMA_MARKS, save_tiny
@@ -124,6 +124,7 @@ def test_all_presets_are_valid_and_say_where_their_model_is() -> None:
         assert preset.name == name and preset.licence
         assert preset.repository.count("/") == (0 if name in ("embedded", "tiny") else 1)
         assert find_preset(name) == preset
+        assert set(preset.adapter_learning_rates) <= set(ADAPTERS)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +151,7 @@ def test_unknown_presets_and_keys_are_refused(tmp_path: Path, monkeypatch: pytes
         "spelt": {"prompt_lenght": 5},
         "range": {"prompt_length": 0},
         "place": {"dtype": "int8"},
+        "adapter_learning_rates": {"adapter_learning_rates": {"lora": 0}},
     }.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
         with pytest.raises(BackboneError, match=next(iter(content))):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 from clinprompt.errors import BackboneError, unknown_name
 
@@ -41,6 +41,9 @@ class BackbonePreset(BaseModel):
     )
     learning_rate: float = Field(default=0.03, gt=0, description="of soft prompts and of the shared prompt")
     vector_learning_rate: float = Field(default=0.03, gt=0, description="of the task vectors u and v")
+    adapter_learning_rates: dict[str, PositiveFloat] = Field(
+        default={}, description="by method: lora, prefix, full and so on; one not named starts at the first of its grid"
+    )
 
 
 def known_presets() -> list[str]:
