@@ -39,7 +39,7 @@ Line = dict[str, Any]
 def learned(backbone: Backbone, sources: Sequence[TaskData], work: Path, vector_rate: float, seed: int) -> Learned:
     """A metaprompt whose task vectors were trained at this rate; teachers lie in `work` for all of them."""
     sizes = replace(NORMAL, validation=VALIDATION, vector_learning_rate=vector_rate)
-    settings = learn_settings(backbone.preset, sizes, seed)
+    settings = changed(learn_settings(backbone.preset, sizes, seed), {"start": "teachers"})  # as the committed lines
     given = [source_task(data) for data in sources]
     return learn(backbone, given, settings, work / f"{vector_rate:g}-{seed}", teachers_folder=work / f"teachers-{seed}")
 

@@ -20,7 +20,7 @@ from clinprompt.errors import ArtifactError, TaskError, TrainingError
 from clinprompt.evaluation.answerer import Answerer, of_source, of_task, zero_shot
 from clinprompt.evaluation.evaluate import Evaluation, evaluate_records
 from clinprompt.evaluation.inputs import read_inputs
-from clinprompt.methods.registry import METHODS, find_multitask
+from clinprompt.methods.registry import METHODS, MethodSpec, find_multitask
 from clinprompt.prompts.artifact import (
     ADAPTERS,
     Metaprompt,

@@ -127,8 +127,13 @@ _ALL = (
     ),
     _mpt(
         "mpt-vocabulary-start",
-        "MPT as in the paper: P* starts at the vocabulary, not at the mean teacher",
+        "MPT whose P* starts at the vocabulary, as in the paper, also in a plan whose others start at the mean teacher",
         {"start": "vocabulary"},
+    ),
+    _mpt(
+        "mpt-teacher-start",
+        "MPT whose P* starts at the mean teacher, not at the vocabulary (ours)",
+        {"start": "teachers"},
     ),
     _mpt("mpt-no-distillation", "no teachers at all: P* from the vocabulary, L_LM only", _NO_DISTILLATION),
     _mpt(

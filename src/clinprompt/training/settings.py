@@ -96,8 +96,7 @@ class LearnSettings(BaseModel):
         "backbone's pretraining prompts), or the path of a prompt file",
     )
     start: Literal["vocabulary", "teachers"] = Field(
-        default="teachers",
-        description="P* starts where the teachers started (the paper's) or at their mean [O]",
+        default="vocabulary", description="P* starts where the teachers started [R], or at their mean [O]"
     )
     noise: float = Field(default=0.01, ge=0, description="of the unit task vectors, to break the tie [O]")
     architecture: Architecture | None = Field(
