@@ -63,11 +63,17 @@ def test_examples_in_the_context_are_read_too(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(module, "answer", a_second_a_character)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    workbench = bench(tmp_path, methods=["zero-shot", "in-context"], targets=["find-target"], shots=[0, 1, 2], draws=1)
+    workbench = bench(
+        tmp_path, methods=["constant", "zero-shot", "in-context"], targets=["find-target"], shots=[0, 1, 2], draws=1
+    )
     planned = estimate(Sweep(workbench, ResultsFile(tmp_path / "r.jsonl"), 32), 1e9)
     bare, one, two = read
     assert bare < one < two
-    assert {m.method: m.predict_seconds for m in planned.methods} == {"zero-shot": bare, "in-context": one + two}
+    assert {m.method: m.predict_seconds for m in planned.methods} == {
+        "constant": 0.0,
+        "zero-shot": bare,
+        "in-context": one + two,
+    }
 
 
 def test_a_suite_with_one_source_is_refused_before_anything_is_learned(tmp_path: Path) -> None:

@@ -33,6 +33,11 @@ def test_all_methods_have_the_same_runs_and_number_of_trials() -> None:
             assert all(s.loop.evaluate_every == s.loop.steps for s in settings)  # nothing is stopped early at k shots
     assert protocol.shots_of(find_method("zero-shot")) == (0,)
     assert protocol.shots_of(find_method("in-context")) == (1, 5, 10, 20)
+    constant = find_method("constant")
+    assert protocol.shots_of(constant) == tuple(k for k in protocol.shots if k != 0)
+    assert protocol.runs(constant, 5) == protocol.runs(find_method("pt"), 5) and protocol.runs(constant, "full") == [
+        (0, 0)
+    ]
 
 
 def test_some_methods_may_have_fewer_seeds_and_draws() -> None:

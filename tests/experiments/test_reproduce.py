@@ -25,7 +25,8 @@ from tests.models import tiny
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recorded")
-    workbench = bench(folder, shots=[0, 2, "full"], targets=["infer-target"])
+    methods = ["constant", "zero-shot", "pt", "mpt"]
+    workbench = bench(folder, methods=methods, shots=[0, 2, "full"], targets=["infer-target"])
     Sweep(workbench, ResultsFile(folder / "r.jsonl"), 32).run(Local(workbench, Claims(workbench.store.claims), 32))
     return folder / "r.jsonl"
 
@@ -39,9 +40,9 @@ def test_every_kind_of_cell_comes_out_exactly(recorded: Path, tmp_path: Path) ->
         line
         for line in lines(recorded)
         if (line["method"], line["shots"], line["draw"])
-        in [("zero-shot", 0, 0), ("pt", "full", 0), ("mpt", 2, 0), ("mpt", 2, 1), ("pt", 0, 0)]
+        in [("zero-shot", 0, 0), ("constant", 2, 1), ("pt", "full", 0), ("mpt", 2, 0), ("mpt", 2, 1), ("pt", 0, 0)]
     ]
-    assert len(wanted) == 5
+    assert len(wanted) == 6
     for line in wanted:
         found = run_again(recorded_cell(recorded, line["id"][:12]), tiny(), tmp_path / "work", None)
         assert found.exact, (line["method"], line["shots"], found.differences)

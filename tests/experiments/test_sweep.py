@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from clinprompt.errors import TrainingError
-from clinprompt.experiments import trainings, units
+from clinprompt.experiments import answering, trainings, units
 from clinprompt.experiments.cells import Group
 from clinprompt.experiments.claims import Claims
 from clinprompt.experiments.results import read_results
@@ -18,9 +18,14 @@ from clinprompt.experiments.store import ResultsFile, Store
 from clinprompt.experiments.sweep import Local, Sweep
 from clinprompt.experiments.trainings import Row, train_together
 from clinprompt.experiments.workbench import Workbench
+from clinprompt.methods.constant import Constant
 from clinprompt.methods.registry import METHODS, find_method
 from clinprompt.records import Record
 from clinprompt.suites import TaskData
+from clinprompt.tasks.codec import Codec
+from clinprompt.tasks.definition import TaskDefinition
+from clinprompt.training.examples import sample_records
+from clinprompt.training.few_shot import draw_shots
 from tests.experiments.workspace import PROTOCOL, bench
 
 LOOP = {"steps": 3, "batch_size": 2, "evaluate_every": 3, "validation_limit": 4}
@@ -110,6 +115,24 @@ def test_cells_of_another_precision_are_not_taken_for_finished(tmp_path: Path) -
         run(elsewhere, tmp_path / "r.jsonl")
     run(elsewhere, tmp_path / "elsewhere.jsonl")
     assert all(c.settings["numerics"]["autocast"] for c in read_results(tmp_path / "elsewhere.jsonl").cells)
+
+
+def test_the_constant_answer_is_found_in_what_others_train_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes: dict[str, Any] = {"methods": ["constant"], "shots": [2, "full"], "targets": ["infer-target"]}
+    workbench, seen, real = bench(tmp_path, **changes), [], answering.best_constant
+
+    def noted(task: TaskDefinition, codec: Codec, records: Sequence[Record]) -> Constant:
+        seen.append([record.id for record in records])
+        return real(task, codec, records)
+
+    monkeypatch.setattr(answering, "best_constant", noted)
+    run(workbench, tmp_path / "r.jsonl")
+    train = workbench.target("infer-target").splits["train"]
+    task = workbench.target("infer-target").task
+    draws = [[record.id for record in draw_shots(task, train, 2, draw=draw)] for draw in (0, 1)]
+    assert seen == [*draws, [record.id for record in sample_records(task.name, train, 8)]]
+    cells = read_results(tmp_path / "r.jsonl").cells
+    assert [(c.shots, c.draw, c.trainable, c.flops) for c in cells] == [(2, 0, 0, 0), (2, 1, 0, 0), ("full", 0, 0, 0)]
 
 
 def test_more_draws_leave_the_old_cells_alone(swept: tuple[Workbench, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,7 @@ def adapt(
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="Default: the preset's. Where a preset has none: 0.01 for prefix, 0.001 for lora, lora+prefix and peml, "
+            help="Default: the preset's. Where it has none: 0.01 for prefix, 0.001 for lora, lora+prefix and peml, "
             "0.0001 for full.",
             show_default=False,
         ),

@@ -40,7 +40,7 @@ def benchmark(
     ] = None,
     methods: Annotated[
         str | None,
-        typer.Option(help="With commas, or all.", rich_help_panel=PROTOCOL, show_default="zero-shot,pt,mpt"),
+        typer.Option(help="With commas, or all.", rich_help_panel=PROTOCOL, show_default="constant,zero-shot,pt,mpt"),
     ] = None,
     few_shot_methods: Annotated[
         str | None,

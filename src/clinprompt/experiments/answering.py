@@ -11,10 +11,13 @@ from typing import Any
 from clinprompt.evaluation.answerer import Answerer, answers_together, in_context, of_task, zero_shot
 from clinprompt.experiments.cells import CellPlan
 from clinprompt.experiments.energy import EnergyMeter
-from clinprompt.experiments.protocol import ZERO_SHOT
+from clinprompt.experiments.protocol import CONSTANT, ZERO_SHOT
 from clinprompt.experiments.trainings import Progress, Row, Trained
 from clinprompt.experiments.workbench import Workbench
+from clinprompt.methods.constant import best_constant, constant_answers
 from clinprompt.tasks.codec import Prediction
+from clinprompt.training.adapt import Plan, training_records
+from clinprompt.training.examples import task_codec
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ def answer_cells(
     progress: Progress | None = None,
 ) -> list[Answers]:
     """Answer the test records of one target, for several cells in shared batches; `rows` are those of the cells."""
+    if cells[0].method == CONSTANT:
+        return [_one_answer(bench, cell) for cell in cells]
     target, shown = cells[0].target, progress
     gold = bench.test_records(target)
     answerers = [_answerer(bench, cell, one) for cell, one in zip(cells, trained, strict=True)]
@@ -71,6 +76,17 @@ def answer_cells(
         )
         for predictions in found
     ]
+
+
+def _one_answer(bench: Workbench, cell: CellPlan) -> Answers:
+    """The same answer to every question: the best one on the records that others train on."""
+    settings = bench.settings(cell.method, cell.shots, 0, cell.draw, cell.seed)
+    data, began = bench.target(cell.target), time.monotonic()
+    codec = task_codec(bench.backbone, data.task, 0, settings.target_reserve, settings.window)
+    records = training_records(Plan(bench.trainee(cell.target), settings))
+    constant = best_constant(data.task, codec, records)
+    found = constant_answers(data.task, codec, constant, bench.test_records(cell.target))
+    return Answers(found, time.monotonic() - began, None)
 
 
 def _answerer(bench: Workbench, cell: CellPlan, trained: Trained | None) -> Answerer:

@@ -15,7 +15,7 @@ from clinprompt.evaluation.decoding import Decoder
 from clinprompt.evaluation.predict import answer, as_bank
 from clinprompt.experiments.answering import untrained
 from clinprompt.experiments.cells import CellPlan
-from clinprompt.experiments.protocol import FULL, IN_CONTEXT
+from clinprompt.experiments.protocol import CONSTANT, FULL, IN_CONTEXT
 from clinprompt.experiments.workbench import Workbench
 from clinprompt.prompts.initialisation import initial_prompts
 from clinprompt.tasks.registry import blind
@@ -41,6 +41,8 @@ class AnsweringTime:
         return sum(self._of(cell) for cell in cells)
 
     def _of(self, cell: CellPlan) -> float:
+        if cell.method == CONSTANT:  # no model is asked
+            return 0.0
         shown = int(cell.shots) if cell.method == IN_CONTEXT else 0
         if (cell.target, shown) not in self._known:
             self._known[cell.target, shown] = self._measured(cell)

@@ -24,7 +24,8 @@ FULL: Literal["full"] = "full"
 Shots = int | Literal["full"]
 ZERO_SHOT = "zero-shot"
 IN_CONTEXT = "in-context"
-DEFAULT_METHODS = ("zero-shot", "pt", "mpt")
+CONSTANT = "constant"
+DEFAULT_METHODS = ("constant", "zero-shot", "pt", "mpt")
 DEFAULT_SHOTS: tuple[Shots, ...] = (0, 1, 5, 10, 20, FULL)
 GENERATED = "architecture"
 """The setting of a metaprompt that a network produces."""
@@ -194,15 +195,16 @@ class Protocol(BaseModel):
 
     def shots_of(self, spec: MethodSpec) -> tuple[Shots, ...]:
         """At how many shots a method runs. The instruction alone is one cell at 0 shots; examples in the context are
-        a number of them."""
+        a number of them. The best constant answer is found in any number of examples."""
         if spec.name == ZERO_SHOT:
             return (0,)
         few = self.few_shot_methods is None or spec.name in self.few_shot_methods
-        return tuple(k for k in self.shots if (spec.trains if k == FULL else few and (spec.trains or k > 0)))
+        whole = spec.trains or spec.name == CONSTANT
+        return tuple(k for k in self.shots if (whole if k == FULL else few and (spec.trains or k > 0)))
 
     def runs(self, spec: MethodSpec, shots: Shots) -> list[tuple[int, int]]:
         """(draw, seed) of every run of a method at these shots. At 0 shots there is nothing to draw."""
-        if spec.name == ZERO_SHOT:
+        if spec.name == ZERO_SHOT or (spec.name == CONSTANT and shots == FULL):
             return [(0, 0)]
         if shots == FULL:
             return [(0, seed) for seed in range(min(self.seeds, self.method_seeds.get(spec.name, self.seeds)))]

@@ -72,6 +72,9 @@ def _factors(**changes: Any) -> dict[str, Any]:
 
 _ALL = (
     MethodSpec("zero-shot", "the instruction alone", trains=False),
+    MethodSpec(
+        "constant", "one answer to every question, the best on the training examples; no model (ours)", trains=False
+    ),
     MethodSpec("in-context", "solved examples before the instruction, nothing trained", trains=False),
     MethodSpec("pt", "prompt tuning from the vocabulary (arXiv 2104.08691)", adapt={"method": "pt"}, grid=_PROMPT_GRID),
     MethodSpec(

@@ -22,6 +22,7 @@ from clinprompt.backbone.presets import PromptPosition
 from clinprompt.errors import TrainingError
 from clinprompt.prompts.artifact import Card, Metaprompt, TaskPrompt, backbone_note, require_backbone
 from clinprompt.prompts.bank import Bank, DecomposedBank, PromptBank
+from clinprompt.records import Record
 from clinprompt.training.banks import ON_METAPROMPT, Room, method_of, room_for, starting_bank
 from clinprompt.training.batching import TaskExamples
 from clinprompt.training.examples import answer_limit, prepare, sample_records
@@ -131,20 +132,24 @@ def _check(plans: Sequence[Plan], metaprompt: Metaprompt | None) -> Plan:
     return first
 
 
+def training_records(plan: Plan) -> list[Record]:
+    """What a plan trains on: its few-shot draw, or all its training records up to the limit."""
+    task, settings = plan.target.task, plan.settings
+    if settings.shots is None:
+        return sample_records(task.name, plan.target.train, settings.limit)
+    return draw_shots(task, plan.target.train, settings.shots, draw=settings.draw, seed=settings.seed)
+
+
 def plan_examples(backbone: Backbone, plan: Plan, length: int, position: PromptPosition) -> TaskExamples:
     """The encoded examples of a plan: its few-shot draw, or all its training records up to the limit."""
     task, settings = plan.target.task, plan.settings
-    if settings.shots is None:
-        records = sample_records(task.name, plan.target.train, settings.limit)
-    else:
-        records = draw_shots(task, plan.target.train, settings.shots, draw=settings.draw, seed=settings.seed)
     # A few-shot run has no validation data to look at: k examples are all it may use, unless it is one of several
     # trials among which a benchmark chooses.
     held = [] if settings.shots is not None and not settings.judged else plan.target.validation
     return prepare(
         backbone,
         task,
-        records,
+        training_records(plan),
         sample_records(task.name, held, settings.validation_records),
         prompt_length=length,
         position=position,
