@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import clinprompt
 from clinprompt.cli import app
 from clinprompt.commands import demo
 from clinprompt.prompts.artifact import load_metaprompt, save_metaprompt
-from tests.cli_workspace import make
+from tests.cli_workspace import infer_line, make
 
 LEARN = ("--backbone", "tiny", "--teacher-steps", "2", "--steps", "2", "--limit", "8", "--prompt-length", "4")
 Run = Callable[..., str]
@@ -203,6 +204,18 @@ def test_evaluate_a_source_and_zero_shot(place: Path) -> None:
     found = run_json("evaluate", "zero-shot", place / "infer.yaml", "--backbone", "tiny", "--limit", 2)
     assert found["metrics"]["accuracy"]["value"] in (0.0, 50.0, 100.0)
     assert run_json("evaluate", "zero-shot", "sample-radiology", "--backbone", "tiny", "--limit", 2)["available"] == 80
+
+
+def test_evaluate_the_best_constant_answer(tmp_path: Path) -> None:
+    make(tmp_path)
+    (tmp_path / "infer-train.jsonl").write_text("".join(infer_line("train", number) for number in (0, 2, 4, 5)))
+    (tmp_path / "infer-test.jsonl").write_text("".join(infer_line("test", number) for number in (0, 1, 2, 4)))
+    found = run_json("evaluate", "constant", tmp_path / "infer.yaml", "--backbone", "tiny")
+    assert found["metrics"]["accuracy"]["value"] == 75.0 and found["metrics"]["class_f1/no"]["value"] == 0.0
+    same = clinprompt.evaluate("constant", str(tmp_path / "infer.yaml"), backbone="tiny")
+    assert same.summary()["metrics"] == found["metrics"]
+    stderr = CliRunner().invoke(app, ["evaluate", "constant", str(tmp_path / "infer.yaml"), "--write"]).stderr
+    assert "constant is no file of yours" in stderr
 
 
 def test_predict_reads_files_lines_and_standard_input(place: Path, tmp_path: Path) -> None:

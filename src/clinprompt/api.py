@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from clinprompt.backbone.model import Backbone, load_backbone
 from clinprompt.backbone.presets import BackbonePreset
 from clinprompt.errors import ArtifactError, TaskError, TrainingError
-from clinprompt.evaluation.answerer import Answerer, of_source, of_task, zero_shot
+from clinprompt.evaluation.answerer import Answerer, of_source, of_task, one_answer, zero_shot
 from clinprompt.evaluation.evaluate import Evaluation, evaluate_records
 from clinprompt.evaluation.inputs import read_inputs
 from clinprompt.methods.registry import METHODS, MethodSpec, find_multitask
@@ -48,6 +48,9 @@ from clinprompt.training.settings import AdaptSettings, LearnSettings, load_sett
 
 EMBEDDED = "embedded"
 ZERO_SHOT = "zero-shot"
+CONSTANT = "constant"
+UNTRAINED = (ZERO_SHOT, CONSTANT)
+"""What `evaluate` takes instead of a file."""
 TaskLike = str | Path | TaskData
 Artifact = Metaprompt | TaskPrompt | MultitaskAdapter
 ArtifactLike = str | Path | Artifact
@@ -185,14 +188,19 @@ def evaluate(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Score a task file (or task `source` of a metaprompt or multi-task adapter, or ``"zero-shot"``) on a split.
+    """Score a task file (or task `source` of a metaprompt or multi-task adapter; or ``"zero-shot"``, the bare
+    instruction; or ``"constant"``, the one answer that is best on the training records) on a split.
 
     Without `task` the file's own task is meant: its name must be a catalog id or a synthetic task's.
     """
-    artifact = None if file == ZERO_SHOT else load_artifact(file, metaprompts)
+    artifact = None if file in UNTRAINED else load_artifact(file, metaprompts)
     named = task if task is not None else own_task(artifact, source)
-    data = load_task(named, data_dir, splits=(split,)) if isinstance(named, str | Path) else named
+    splits = tuple({split, "train"}) if file == CONSTANT else (split,)
+    data = load_task(named, data_dir, splits=splits) if isinstance(named, str | Path) else named
     model = as_backbone(backbone or backbone_of(artifact))
+    if file == CONSTANT:
+        constant = one_answer(model, data.task, data.splits["train"])
+        return evaluate_records(constant, data.splits[split], split=split, limit=limit, seed=seed)
     who = answerer(model, artifact, source=source, task=data.task)
     return evaluate_records(who, data.splits[split], split=split, limit=limit, seed=seed, progress=progress)
 

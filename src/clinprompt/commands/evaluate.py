@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def evaluate(
     file: Annotated[
         str,
-        typer.Argument(help="A task file, a metaprompt or multi-task adapter (with --task), embedded, or zero-shot."),
+        typer.Argument(
+            help="A task file, a metaprompt or multi-task adapter (with --source), embedded, zero-shot, or constant."
+        ),
     ],
     task: Annotated[
         str | None,
@@ -58,6 +60,8 @@ def evaluate(
 
     Intervals are bootstrapped over records, by --seed; scores are in 0 to 100. Mentions that the model names but the
     text does not hold count as errors and are shown as ungrounded.
+    constant gives every question one answer, the best one on the training records, and asks no model: a task file that
+    is not ahead of it has learned which answers are usual, not to read.
     --json prints {"task", "n", "metrics": {name: {"value", "low", "high"}}, …}.
 
     \b
@@ -66,25 +70,30 @@ def evaluate(
       clinprompt evaluate tasks/phee.safetensors --data-dir corpora --limit 1000 --json
       clinprompt evaluate runs/open/metaprompt.safetensors --source bc5cdr --data-dir corpora
       clinprompt evaluate zero-shot my-task.yaml --in-context 5
+      clinprompt evaluate constant my-task.yaml
     """
     from clinprompt import api
     from clinprompt.task_lookup import load_task
 
-    if write and file in (api.ZERO_SHOT, api.EMBEDDED):
+    if write and file in (*api.UNTRAINED, api.EMBEDDED):
         raise ArtifactError(f"--write: {file} is no file of yours whose card could be written.")
     if in_context is None and draw is not None:
         raise ArtifactError("--draw chooses the examples of --in-context; give both or none.")
     if in_context is not None and file != api.ZERO_SHOT:
         raise ArtifactError("--in-context: examples stand before the bare instruction; FILE must be zero-shot.")
-    artifact = None if file == api.ZERO_SHOT else api.load_artifact(file, metaprompt or [])
+    artifact = None if file in api.UNTRAINED else api.load_artifact(file, metaprompt or [])
     api.require_several(artifact, source)
-    splits = (split,) if in_context is None else tuple({split, "train"})
+    splits = tuple({split, "train"}) if in_context or file == api.CONSTANT else (split,)
     data = load_task(task or api.own_task(artifact, source), data_dir, splits=splits)
     model = o.ModelChoice(backbone, dtype, device, quantise, autocast).load(api.backbone_of(artifact))
     from clinprompt.evaluation.answerer import in_context as with_examples
-    from clinprompt.evaluation.evaluate import evaluate_records
+    from clinprompt.evaluation.answerer import one_answer
+    from clinprompt.evaluation.evaluate import Answers, evaluate_records
 
-    if in_context is None:
+    who: Answers
+    if file == api.CONSTANT:
+        who = one_answer(model, data.task, data.splits["train"])
+    elif in_context is None:
         who = api.answerer(model, artifact, source=source, task=data.task)
     else:
         who = with_examples(model, data.task, data.splits["train"], in_context, draw=draw or 0, seed=seed)

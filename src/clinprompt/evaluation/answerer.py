@@ -1,4 +1,4 @@
-"""What answers a task on a backbone: a task file, one source task of a metaprompt, or the bare instruction."""
+"""What answers a task: a task file, one source task of a metaprompt, the bare instruction, or one constant answer."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from clinprompt.backbone.presets import PromptPosition
 from clinprompt.errors import TaskError
 from clinprompt.evaluation.decoding import Decoder
 from clinprompt.evaluation.predict import DEFAULT_ANSWER_LIMIT, answer_records, answer_rows, as_bank, predict
+from clinprompt.methods.constant import Constant, best_constant, constant_answers
 from clinprompt.methods.in_context import InContext
 from clinprompt.prompts.artifact import Card, Metaprompt, TaskPrompt, require_backbone
 from clinprompt.prompts.bank import Bank, DirectBank
 from clinprompt.records import Record
-from clinprompt.tasks.codec import Prediction
+from clinprompt.tasks.codec import Codec, Prediction
 from clinprompt.tasks.definition import TaskDefinition
-from clinprompt.training.examples import answer_limit, balanced, encode_examples, task_codec
+from clinprompt.training.examples import answer_limit, balanced, encode_examples, sample_records, task_codec
 from clinprompt.training.few_shot import draw_shots
 
+LOOKED_AT = 1000  # training records at most that a constant answer is found in
 DEFAULT_RESERVE = 256  # tokens kept free for an answer, where no card says otherwise
 
 
@@ -73,6 +75,22 @@ class Answerer:
         )
 
 
+@dataclass(frozen=True)
+class ConstantAnswerer:
+    """One answer to every question of a task; no model is asked. `codec`: whose questions."""
+
+    task: TaskDefinition
+    codec: Codec
+    constant: Constant
+    in_context: None = None
+
+    def answers(
+        self, records: Sequence[Record], progress: Callable[[int, int], None] | None = None
+    ) -> list[Prediction]:
+        """Predictions for all records at once, in order; too fast for progress."""
+        return constant_answers(self.task, self.codec, self.constant, records)
+
+
 def answers_together(
     answerers: Sequence[Answerer], records: Sequence[Record], progress: Callable[[int, int], None] | None = None
 ) -> list[list[Prediction]]:
@@ -119,6 +137,23 @@ def of_source(backbone: Backbone, metaprompt: Metaprompt, name: str, task: TaskD
 def zero_shot(backbone: Backbone, task: TaskDefinition, limit: int = DEFAULT_ANSWER_LIMIT) -> Answerer:
     """The frozen backbone with the instruction only."""
     return Answerer(backbone, task, None, limit=limit)
+
+
+def one_answer(
+    backbone: Backbone,
+    task: TaskDefinition,
+    train: Sequence[Record],
+    *,
+    reserve: int = DEFAULT_RESERVE,
+    window: int | None = None,
+) -> ConstantAnswerer:
+    """The constant answer that scores best on these training records (a hashed sample of them, if there are many). The
+    backbone's tokenizer and context decide where texts are cut into questions, nothing else. Raises TaskError without
+    records."""
+    if not train:
+        raise TaskError(f"task {task.name}: no training records to find an answer in. Name `train` under `files`.")
+    codec = task_codec(backbone, task, 0, reserve, window)
+    return ConstantAnswerer(task, codec, best_constant(task, codec, sample_records(task.name, train, LOOKED_AT)))
 
 
 def in_context(

@@ -5,15 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from clinprompt.errors import TaskError
-from clinprompt.evaluation.answerer import Answerer
+from clinprompt.methods.in_context import InContext
 from clinprompt.records import Record
 from clinprompt.tasks.codec import Prediction
 from clinprompt.tasks.definition import TaskDefinition
 from clinprompt.tasks.metrics import ErrorCounts, Score, error_analysis, headline, score
 from clinprompt.training.examples import sample_records
+
+
+class Answers(Protocol):
+    """Whatever answers a task: `evaluation.answerer.Answerer`, or one constant answer."""
+
+    @property
+    def task(self) -> TaskDefinition: ...
+
+    @property
+    def in_context(self) -> InContext | None: ...
+
+    def answers(
+        self, records: Sequence[Record], progress: Callable[[int, int], None] | None = None
+    ) -> list[Prediction]: ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,7 @@ class Evaluation:
 
 
 def evaluate_records(
-    answerer: Answerer,
+    answerer: Answers,
     records: Sequence[Record],
     *,
     split: str = "test",

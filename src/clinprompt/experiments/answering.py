@@ -8,16 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from clinprompt.evaluation.answerer import Answerer, answers_together, in_context, of_task, zero_shot
+from clinprompt.evaluation.answerer import (
+    Answerer,
+    answers_together,
+    in_context,
+    of_task,
+    one_answer,
+    zero_shot,
+)
 from clinprompt.experiments.cells import CellPlan
 from clinprompt.experiments.energy import EnergyMeter
 from clinprompt.experiments.protocol import CONSTANT, ZERO_SHOT
 from clinprompt.experiments.trainings import Progress, Row, Trained
 from clinprompt.experiments.workbench import Workbench
-from clinprompt.methods.constant import best_constant, constant_answers
 from clinprompt.tasks.codec import Prediction
 from clinprompt.training.adapt import Plan, training_records
-from clinprompt.training.examples import task_codec
 
 
 @dataclass(frozen=True)
@@ -82,11 +87,9 @@ def _one_answer(bench: Workbench, cell: CellPlan) -> Answers:
     """The same answer to every question: the best one on the records that others train on."""
     settings = bench.settings(cell.method, cell.shots, 0, cell.draw, cell.seed)
     data, began = bench.target(cell.target), time.monotonic()
-    codec = task_codec(bench.backbone, data.task, 0, settings.target_reserve, settings.window)
     records = training_records(Plan(bench.trainee(cell.target), settings))
-    constant = best_constant(data.task, codec, records)
-    found = constant_answers(data.task, codec, constant, bench.test_records(cell.target))
-    return Answers(found, time.monotonic() - began, None)
+    who = one_answer(bench.backbone, data.task, records, reserve=settings.target_reserve, window=settings.window)
+    return Answers(who.answers(bench.test_records(cell.target)), time.monotonic() - began, None)
 
 
 def _answerer(bench: Workbench, cell: CellPlan, trained: Trained | None) -> Answerer:
