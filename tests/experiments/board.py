@@ -76,7 +76,7 @@ def cell(
     kind = changes.pop("type", None) or TARGETS[target]
     values = records_of(kind, skill, target, n, stream("cell", target, method, shots, draw, seed))
     score = round(headline_of(values), 3)
-    trains = method not in ("zero-shot", "in-context")
+    trains = method not in ("constant", "zero-shot", "in-context")
     rates = (0.01, 0.03, 0.1, 0.3) if trains else ()
     rng = stream("trials", target, method, shots, draw, seed)
     trials = tuple(

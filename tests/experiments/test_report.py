@@ -216,6 +216,23 @@ def test_a_single_run_of_two_methods_is_a_report_too(tmp_path: Path) -> None:
     assert "cannot give p below 1" in said and not list((tmp_path / "out").glob("*.svg"))
 
 
+def test_who_is_not_ahead_of_a_constant_answer_is_told(tmp_path: Path) -> None:
+    constant = [made.cell(target, "constant", 0.5, n=200) for target in ("e3c", "headqa")]
+    cells: list[Line] = [*constant, *(made.cell("e3c", m, s, n=200) for m, s in (("mpt", 0.9), ("pt", 0.1)))]
+    same = constant[1].per_example  # as a method answers that has learned one answer
+    cells += [made.cell("headqa", m, 0.5, n=200, per_example=same) for m in ("mpt", "pt")]
+    found = report([write(tmp_path / "r.jsonl", cells)], tmp_path / "out", draw=False, resamples=300)
+    said = " ".join(found.conclusions)
+    assert "some method is significantly ahead on 1 of 2 targets: e3c." in said
+    with (tmp_path / "out" / "constant.csv").open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["target"] for row in table] == ["`e3c`", "`headqa`"]
+    assert [row["significantly ahead of it"] for row in table] == ["`mpt`", "–"]
+    assert [row["significantly behind it"] for row in table] == ["`pt`", "–"]
+    without = report([write(tmp_path / "w.jsonl", cells[2:])], tmp_path / "none", draw=False, resamples=50)
+    assert "constant" not in " ".join(without.conclusions) and not (tmp_path / "none" / "constant.csv").exists()
+
+
 def test_no_method_in_common_and_only_one_method(tmp_path: Path) -> None:
     apart: list[Line] = [made.cell("e3c", "mpt", 0.5, n=N), made.cell("headqa", "pt", 0.5, n=N)]
     found = report([write(tmp_path / "a.jsonl", apart)], tmp_path / "out", resamples=50)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clinprompt.experiments.board import Board, heading, lay_out
 from clinprompt.experiments.comparisons import ALPHA, Comparison, compare
+from clinprompt.experiments.constant_section import Held, constant_section, constant_text, held_against_constant
 from clinprompt.experiments.cost_sections import cost_section, errors_section, payback, worth_section
 from clinprompt.experiments.document import (
     Document,
@@ -83,10 +84,11 @@ def compose(board: Board, *, draw: bool = True, resamples: int = RESAMPLES, file
     """All sections for which there are results."""
     main = compare(board, [m for m in board.main_methods if m != board.reference], resamples=resamples)
     ablated = compare(board, board.ablations, on_targets=False)
-    families = few_shot_comparisons(board)
+    families, held = few_shot_comparisons(board), held_against_constant(board, resamples)
     sections = [
-        conclusions(board, main, ablated, families),
+        conclusions(board, main, ablated, families, held),
         main_section(board, main, draw),
+        constant_section(held),
         multitask_section(board),
         None if board.together else published_section(board, main),
         few_shot_section(board, families, draw),
@@ -121,9 +123,10 @@ def conclusions(
     main: Sequence[Comparison],
     ablated: Sequence[Comparison],
     families: dict[int, list[Comparison]],
+    held: Sequence[Held] = (),
 ) -> Section:
     """Sentences that follow from the numbers by rule; none says more than its test."""
-    points = [missing_text(board), _ranking(board)]
+    points = [missing_text(board), _ranking(board), constant_text(held)]
     points += _sentences(main, f"With {examples_text(board.main_shots)}")
     points += _on_targets(board, main)
     points += _few_shot_sentences(families)
