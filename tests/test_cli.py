@@ -290,7 +290,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert first["synthetic"] and len(first["tasks"]) == 5
     for row in first["tasks"]:
         assert Path(row["mpt_file"]).stat().st_size == row["mpt_bytes"]
-        assert {"zero-shot", "pt", "mpt"} <= set(row)
+        assert {"constant", "zero-shot", "pt", "mpt"} <= set(row)
     stamps = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("scores.json")}
     text = run("demo", "--fast", "--backbone", "tiny", "--out", tmp_path)
     assert "synthetic" in text and "sample-events" in text

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from clinprompt.suites import TaskData
     from clinprompt.training.settings import AdaptSettings, LearnSettings
 
+COMPARED = ("constant", "zero-shot", "pt", "mpt")
 SYNTHETIC = "All numbers are on synthetic text made by rule; they say nothing about real notes."
 
 
@@ -72,8 +73,8 @@ def demo(
     """From nothing to predictions in minutes, on synthetic clinical text.
 
     Learns a metaprompt on 12 tasks, adapts it to 5 unseen ones with 20 examples each, compares with single-task prompt
-    tuning on the same budget and with no prompt at all, and annotates a note. At most five minutes on two cores; run
-    again, it continues or shows what is there.
+    tuning on the same budget, with no prompt at all and with one constant answer, and annotates a note. At most five
+    minutes on two cores; run again, it continues or shows what is there.
     """
     from clinprompt import api
     from clinprompt.task_lookup import sample_tasks
@@ -83,12 +84,12 @@ def demo(
     tasks = sample_tasks(sizes.train, sizes.validation, sizes.test)
     sources = [t for t in tasks if t.role == "source"]
     targets = [t for t in tasks if t.role == "target"]
-    folder = out / _run_name(model.fingerprint, sizes, seed)
+    folder = out / _run_name(model, sizes, seed)
     remark(f"Synthetic data: {len(sources)} source tasks, {len(targets)} unseen target tasks.", quiet or as_json)
     with stage_bars(not (quiet or as_json)) as bar:
         metaprompt = _learn(model, sources, sizes, folder, seed, bar)
         files = _adapt(model, metaprompt, targets, sizes, folder, seed, bar)
-        rows = _score(model, targets, files, sizes, folder, bar)
+        rows = _score(model, targets, files, sizes, folder, seed, bar)
     note, line = _annotate(model, files, targets)
     found = {
         "synthetic": True,
@@ -105,9 +106,12 @@ def demo(
         _print(found, note, folder, sizes)
 
 
-def _run_name(fingerprint: str, sizes: DemoSize, seed: int) -> str:
-    """One folder per backbone, size and seed, so that none of them meets another's checkpoints."""
-    text = json.dumps([fingerprint, asdict(sizes), seed, __version__])
+def _run_name(model: Backbone, sizes: DemoSize, seed: int) -> str:
+    """One folder per backbone, size and settings, so that none of them meets another's checkpoints."""
+    settings = [
+        choose(model.preset, sizes, seed).model_dump(mode="json") for choose in (learn_settings, adapt_settings)
+    ]
+    text = json.dumps([model.fingerprint, asdict(sizes), settings, __version__])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -197,6 +201,7 @@ def _score(
     files: dict[tuple[str, str], Path],
     sizes: DemoSize,
     folder: Path,
+    seed: int,
     bar: StageBar | None,
 ) -> list[dict[str, Any]]:
     """Headline scores on test records; those of an earlier run with the same prompts are read back."""
@@ -208,12 +213,15 @@ def _score(
     for data in targets:
         name = data.task.name
         row: dict[str, Any] = {"task": name, "type": data.task.type, "n": min(sizes.scored, len(data.splits["test"]))}
-        for method in ("zero-shot", "pt", "mpt"):
+        for method in COMPARED:
             file = _loaded(files, name, method)
             key = f"{name} {method} {file.card.digest if file else ''} {row['n']}"
             if key not in known:
                 progress = counter(bar, f"score {name} ({method})")
-                known[key] = _evaluate(model, data, file, files, sizes.scored, progress)
+                if method == "constant":
+                    known[key] = _constant(model, data, sizes, seed)
+                else:
+                    known[key] = _evaluate(model, data, file, files, sizes.scored, progress)
                 _write_json(kept, known)
             row |= {"metric": known[key]["headline"], method: known[key]["score"]}
             if file:
@@ -248,6 +256,17 @@ def _evaluate(
     return {"headline": found.headline, "score": asdict(found.value)}
 
 
+def _constant(model: Backbone, data: TaskData, sizes: DemoSize, seed: int) -> dict[str, Any]:
+    """One answer to every question, the best one on the examples that the others train on."""
+    from clinprompt.evaluation.answerer import one_answer
+    from clinprompt.evaluation.evaluate import evaluate_records
+    from clinprompt.training.few_shot import draw_shots
+
+    drawn = draw_shots(data.task, data.splits["train"], sizes.shots, seed=seed)
+    found = evaluate_records(one_answer(model, data.task, drawn), data.splits["test"], limit=sizes.scored)
+    return {"headline": found.headline, "score": asdict(found.value)}
+
+
 def _annotate(
     model: Backbone, files: dict[tuple[str, str], Path], targets: list[TaskData]
 ) -> tuple[str, dict[str, Any]]:
@@ -265,12 +284,12 @@ def _annotate(
 def _print(found: dict[str, Any], note: str, folder: Path, sizes: DemoSize) -> None:
     print_table(
         f"{sizes.shots} examples each, scored on unseen synthetic records (0-100, 95 % interval)",
-        ("task", "metric", "zero-shot", "prompt tuning", "MPT", "n", "task file"),
+        ("task", "metric", "constant", "zero-shot", "prompt tuning", "MPT", "n", "task file"),
         [
             (
                 row["task"],
                 row["metric"],
-                *(_shown(row[m]) for m in ("zero-shot", "pt", "mpt")),
+                *(_shown(row[m]) for m in COMPARED),
                 row["n"],
                 size(row["mpt_bytes"]),
             )
