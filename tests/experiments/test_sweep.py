@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from clinprompt.errors import TrainingError
-from clinprompt.experiments import answering, trainings, units
+from clinprompt.evaluation import answerer
+from clinprompt.experiments import trainings, units
 from clinprompt.experiments.cells import Group
 from clinprompt.experiments.claims import Claims
 from clinprompt.experiments.results import read_results
@@ -119,18 +120,18 @@ def test_cells_of_another_precision_are_not_taken_for_finished(tmp_path: Path) -
 
 def test_the_constant_answer_is_found_in_what_others_train_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changes: dict[str, Any] = {"methods": ["constant"], "shots": [2, "full"], "targets": ["infer-target"]}
-    workbench, seen, real = bench(tmp_path, **changes), [], answering.best_constant
+    workbench, seen, real = bench(tmp_path, **changes), [], answerer.best_constant
 
     def noted(task: TaskDefinition, codec: Codec, records: Sequence[Record]) -> Constant:
-        seen.append([record.id for record in records])
+        seen.append({record.id for record in records})
         return real(task, codec, records)
 
-    monkeypatch.setattr(answering, "best_constant", noted)
+    monkeypatch.setattr(answerer, "best_constant", noted)
     run(workbench, tmp_path / "r.jsonl")
     train = workbench.target("infer-target").splits["train"]
     task = workbench.target("infer-target").task
-    draws = [[record.id for record in draw_shots(task, train, 2, draw=draw)] for draw in (0, 1)]
-    assert seen == [*draws, [record.id for record in sample_records(task.name, train, 8)]]
+    draws = [{record.id for record in draw_shots(task, train, 2, draw=draw)} for draw in (0, 1)]
+    assert seen == [*draws, {record.id for record in sample_records(task.name, train, 8)}]
     cells = read_results(tmp_path / "r.jsonl").cells
     assert [(c.shots, c.draw, c.trainable, c.flops) for c in cells] == [(2, 0, 0, 0), (2, 1, 0, 0), ("full", 0, 0, 0)]
 
