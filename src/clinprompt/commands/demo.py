@@ -284,12 +284,13 @@ def _annotate(
 def _print(found: dict[str, Any], note: str, folder: Path, sizes: DemoSize) -> None:
     print_table(
         f"{sizes.shots} examples each, scored on unseen synthetic records (0-100, 95 % interval)",
-        ("task", "metric", "constant", "zero-shot", "prompt tuning", "MPT", "n", "task file"),
+        ("task", "metric", "constant", "zero-shot", "prompt tuning", "MPT", "n", "file"),
         [
             (
                 row["task"],
                 row["metric"],
-                *(_shown(row[m]) for m in COMPARED),
+                f"{row['constant']['value']:.1f}",
+                *(_shown(row[m]) for m in COMPARED[1:]),
                 row["n"],
                 size(row["mpt_bytes"]),
             )

@@ -19,6 +19,8 @@ from clinprompt.tasks.registry import blind
 
 COMMONEST = 10
 """Answers that are tried: the commonest ones of the training examples."""
+Asked = Sequence[tuple[Record, Sequence[Example]]]
+"""Records whose gold is hidden, with their questions."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,6 @@ class Constant:
         if self.place is None:
             return Output(self.text)
         return Output(example.choices[min(self.place, len(example.choices) - 1)])
-
-
-Asked = Sequence[tuple[Record, Sequence[Example]]]
-"""Records whose gold is hidden, with their questions."""
 
 
 def constant_answers(
