@@ -251,7 +251,7 @@ def answerer(
     require_several(artifact, source)
     if artifact is None:
         if task is None:
-            raise TaskError("zero-shot needs a task: give a catalog id or the path of a task YAML.")
+            raise TaskError("zero-shot (or constant) needs a task: give a catalog id or the path of a task YAML.")
         return zero_shot(backbone, task)
     if isinstance(artifact, TaskPrompt):
         own, found = artifact.task, of_task(backbone, artifact, task)
@@ -275,7 +275,7 @@ def own_definition(artifact: Artifact | None, source: str | None) -> TaskDefinit
     """The task that an artifact answers: a task file's own, or the one named `source` of several."""
     require_several(artifact, source)
     if artifact is None:
-        raise TaskError("zero-shot needs a task: give a catalog id or the path of a task YAML.")
+        raise TaskError("zero-shot (or constant) needs a task: give a catalog id or the path of a task YAML.")
     if isinstance(artifact, TaskPrompt):
         return artifact.task
     if source is None:
