@@ -123,7 +123,7 @@ def conclusions(
     main: Sequence[Comparison],
     ablated: Sequence[Comparison],
     families: dict[int, list[Comparison]],
-    held: Sequence[Held] = (),
+    held: Sequence[Held],
 ) -> Section:
     """Sentences that follow from the numbers by rule; none says more than its test."""
     points = [missing_text(board), _ranking(board), constant_text(held)]
